@@ -1,0 +1,1 @@
+"""Steelyard kernels: one op, one name, several implementations."""

@@ -1,0 +1,1 @@
+"""The resource: pydantic models that are the only source of the CRD."""

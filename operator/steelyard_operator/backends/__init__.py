@@ -1,0 +1,1 @@
+"""Pure renderers: how an engine is started and probed."""

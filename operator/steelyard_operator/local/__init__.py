@@ -1,0 +1,1 @@
+"""Local mode: the same service on one machine, with processes for pods."""

@@ -1,0 +1,1 @@
+"""The engine process: step loop, model runner, KV pool."""

@@ -1,0 +1,55 @@
+"""Errors of the runtime.
+
+SteelyardError
+├── ConfigError          a flag, file or checkpoint is wrong; one sentence, exit code 2
+│   └── CheckpointError  the checkpoint is missing, truncated, wrong or unsupported
+├── RequestError         a request is wrong; carries its HTTP status and the offending field
+├── EngineDeadError      the engine process ended; requests in flight answer 503
+└── TransferError        a KV transfer failed; the request recomputes its prompt
+"""
+
+
+class SteelyardError(Exception):
+    """Anything that the runtime raises on purpose."""
+
+
+class ConfigError(SteelyardError):
+    """A flag, a file or the environment is wrong; the message names it and what is allowed."""
+
+
+class CheckpointError(ConfigError):
+    """The checkpoint is missing, truncated, wrong or of an unsupported kind."""
+
+
+class RequestError(SteelyardError):
+    """A request that cannot be served, in the terms of OpenAI's error object."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        kind: str = "invalid_request_error",
+        retry_after_seconds: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.param = param
+        self.code = code
+        self.kind = kind
+        self.retry_after_seconds = retry_after_seconds
+
+
+class EngineDeadError(SteelyardError):
+    """The engine process is gone."""
+
+
+class TransferError(SteelyardError):
+    """A KV transfer failed; `reason` is the label of the failure counter."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

@@ -1,0 +1,1 @@
+"""The frames between the HTTP process and the engine process."""

@@ -1,0 +1,1 @@
+"""The HTTP process of a worker. No torch."""

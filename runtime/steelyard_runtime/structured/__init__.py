@@ -1,0 +1,1 @@
+"""Structured output: grammars that mask the next token."""

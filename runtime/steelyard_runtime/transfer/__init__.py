@@ -1,0 +1,1 @@
+"""KV hand-over from prefill to decode: protocol, leases, transports."""
