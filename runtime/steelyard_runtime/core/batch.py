@@ -16,6 +16,18 @@ class Scheduled:
     # sequence's tokens, more for prompt log probabilities and for draft verification.
     logit_positions: tuple[int, ...]
 
+    @classmethod
+    def chunk(cls, sequence: Sequence, count: int) -> "Scheduled":
+        """Take the next `count` tokens of the sequence that are not computed yet."""
+        start = sequence.num_computed
+        end = start + count
+        logit_positions: tuple[int, ...] = ()
+        if sequence.wants_prompt_logits:
+            logit_positions = tuple(range(start, end))
+        elif end == sequence.num_tokens:
+            logit_positions = (end - 1,)
+        return cls(sequence, start, count, logit_positions)
+
     @property
     def samples(self) -> bool:
         """Whether the step ends with a new token for this sequence."""

@@ -44,6 +44,9 @@ class Sequence:
     num_preemptions: int = 0
     wants_remote: bool = False  # a pull is still to be tried before this sequence may run
     finish_reason: str | None = None
+    arrival_index: int = 0  # older sequences have smaller ones; set by the scheduler
+    is_counted: bool = False  # its prefix-cache query is in the counters
+    is_prefilled: bool = False  # its prompt's tokens are in the counters
 
     @property
     def num_tokens(self) -> int:
@@ -64,3 +67,8 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens whose KV is still to be computed; 1 while decoding."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def wants_prompt_logits(self) -> bool:
+        """Whether prompt log probabilities are still owed; they come before the first output."""
+        return self.params.prompt_logprobs is not None and not self.num_output_tokens

@@ -1,0 +1,263 @@
+"""What runs in the next step: continuous batching with chunked prefill over paged KV.
+
+Decides the life of a sequence from `add` to its end; called by the step thread alone, as
+`schedule`, forward pass, `commit`. Between the two, any other method may be called.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Tokens
+
+import msgspec
+
+from steelyard_runtime.core.admission import Admission
+from steelyard_runtime.core.batch import StepPlan
+from steelyard_runtime.core.blocks import BlockManager
+from steelyard_runtime.core.finish import append_tokens
+from steelyard_runtime.core.landing import Landings
+from steelyard_runtime.core.limits import Aborted, Counters, SchedulerConfig
+from steelyard_runtime.core.prefix_cache import PrefixCache
+from steelyard_runtime.core.roles import Role
+from steelyard_runtime.core.running import RunningBatch
+from steelyard_runtime.core.sequence import Sequence, SequencePhase
+from steelyard_runtime.core.waiting import WaitingQueue
+from steelyard_runtime.errors import RequestError
+
+
+class Scheduler:
+    """Sequences, their blocks, and the plan of each step."""
+
+    def __init__(self, config: SchedulerConfig, blocks: BlockManager) -> None:
+        self.config = config
+        self.blocks = blocks
+        self.counters = Counters()
+        self.role = config.role
+        self.draining = False
+        self._prefixes = PrefixCache(
+            blocks,
+            block_size=config.block_size,
+            fingerprint=config.fingerprint,
+            enabled=config.prefix_caching,
+        )
+        self._landings = Landings(config, blocks, self._prefixes)
+        self._admission = Admission(config, blocks, self._prefixes, self._landings, self.counters)
+        self._waiting = WaitingQueue()
+        self._running = RunningBatch(config, blocks, self._waiting, self.counters)
+        self._sequences: dict[str, Sequence] = {}
+        self._arrivals = 0
+        self._in_step = False
+        self._held_until_commit: list[list[int]] = []
+        # A sequence may use the whole pool and no more.
+        self.max_sequence_tokens = min(config.max_model_len, blocks.num_blocks * config.block_size)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences in the batch."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences that wait for blocks or for a place in the batch."""
+        return len(self._waiting)
+
+    @property
+    def num_landing(self) -> int:
+        """Sequences whose prompt's KV is being pulled."""
+        return len(self._landings)
+
+    @property
+    def in_flight(self) -> int:
+        """What a drain waits for: sequences and leases."""
+        return len(self._sequences) + self.blocks.num_leases
+
+    def get(self, request_id: str) -> Sequence | None:
+        """Return a sequence that has not ended."""
+        return self._sequences.get(request_id)
+
+    def add(self, sequence: Sequence, *, remote: bool = False) -> None:
+        """Queue a sequence; with `remote`, its prompt's KV is to be pulled.
+
+        Lowers `max_tokens` to what fits into the model's length and into the pool.
+
+        Raises:
+            RequestError: draining (503), queue full (429), prompt too long (400).
+        """
+        config = self.config
+        if self.draining:
+            raise RequestError(
+                "This worker is draining and takes no new requests; try again.",
+                status=503,
+                code="draining",
+                kind="server_error",
+                retry_after_seconds=config.retry_after_seconds,
+            )
+        self._check_length(sequence)
+        if len(self._waiting) >= config.max_waiting_requests:
+            raise RequestError(
+                f"The queue is full: {len(self._waiting)} requests wait, at most "
+                f"{config.max_waiting_requests} may.",
+                status=429,
+                code="queue_full",
+                kind="rate_limit_error",
+                retry_after_seconds=config.retry_after_seconds,
+            )
+        if sequence.request_id in self._sequences or self.blocks.holds_for(sequence.request_id):
+            raise RequestError(f"The request id {sequence.request_id!r} is in use.")
+        room = self.max_sequence_tokens - sequence.num_prompt_tokens
+        if sequence.params.max_tokens > room:
+            sequence.params = msgspec.structs.replace(sequence.params, max_tokens=room)
+        sequence.wants_remote = remote
+        sequence.arrival_index = self._arrivals
+        self._arrivals += 1
+        self._sequences[sequence.request_id] = sequence
+        self._waiting.insert(sequence)
+
+    def abort(self, request_id: str) -> Aborted | None:
+        """Drop a sequence and free its blocks; None where there is none.
+
+        Blocks of a running step are freed by its `commit`, landing ones by `settle`.
+        """
+        sequence = self._sequences.get(request_id)
+        if sequence is None:
+            return None
+        landing = sequence.phase is SequencePhase.LANDING
+        release = sequence.wants_remote
+        if landing:
+            self._landings.give_up(request_id)
+        elif sequence.phase is SequencePhase.WAITING:
+            self._waiting.remove(sequence)
+            self._free_blocks(sequence)
+        else:
+            self._running.remove(sequence)
+            if self._in_step:
+                self._held_until_commit.append(sequence.block_ids)
+                sequence.block_ids = []
+            else:
+                self._free_blocks(sequence)
+        sequence.finish_reason = "abort"
+        self._forget(sequence)
+        return Aborted(sequence, cancel_pull=landing, release_remote=release)
+
+    def schedule(self) -> StepPlan:
+        """Plan the next step: running sequences first, then admission, oldest first.
+
+        An empty plan means that nothing can run until an event or a new request comes. A plan
+        that schedules tokens must be committed before the next one is made.
+        """
+        if self._in_step:
+            raise RuntimeError("schedule() was called before commit() of the last plan")
+        plan = StepPlan()
+        budget = self._running.schedule(plan, self.role)
+        if self._waiting:
+            self._admission.run(
+                plan,
+                self._waiting,
+                self._running.add,
+                num_running=len(self._running),
+                budget=budget,
+                may_allocate=not plan.preempted,
+            )
+        self._in_step = bool(plan.scheduled)
+        return plan
+
+    def commit(self, plan: StepPlan, sampled: Mapping[str, Tokens[int]]) -> list[Sequence]:
+        """Take in a step's results; return the sequences that ended, their blocks freed or leased.
+
+        `sampled` holds the accepted tokens of each sequence that reached its end in this step.
+        Tokens after a sequence's end are dropped.
+        """
+        self._in_step = False
+        finished: list[Sequence] = []
+        for item in plan.scheduled:
+            sequence = item.sequence
+            if sequence.phase is not SequencePhase.RUNNING:
+                continue  # aborted during the step
+            end = item.start + item.count
+            if end < sequence.num_tokens:
+                sequence.num_computed = end
+                self._prefixes.publish(sequence)
+                continue
+            self._take_tokens(sequence, end, sampled[sequence.request_id])
+            if sequence.finish_reason:
+                finished.append(sequence)
+        for block_ids in self._held_until_commit:
+            self.blocks.free(block_ids)
+        self._held_until_commit.clear()
+        for sequence in finished:
+            self._finish(sequence)
+        return finished
+
+    def landed(self, request_id: str) -> None:
+        """The prompt's KV is here: the sequence runs from its last prompt position on."""
+        sequence = self._landings.finish(request_id)
+        if sequence is not None:
+            self._waiting.insert(sequence)
+
+    def landing_failed(self, request_id: str) -> None:
+        """The pull failed: the prompt is recomputed into fresh blocks."""
+        sequence = self._landings.give_up(request_id)
+        if sequence is not None:
+            self._waiting.insert(sequence)
+
+    def settle(self, request_id: str) -> None:
+        """Nothing can land in this request's quarantined blocks any more."""
+        self.blocks.settle(request_id)
+
+    def end_lease(self, request_id: str) -> bool:
+        """Free the exported blocks; False where there is no such lease."""
+        return self.blocks.end_lease(request_id)
+
+    def reset_prefix_cache(self) -> int:
+        """Forget cached blocks that nobody holds; return how many."""
+        return self.blocks.forget_cached()
+
+    def set_role(self, role: Role) -> None:
+        """Change the role; takes effect with the next step."""
+        self.role = role
+
+    def drain(self) -> None:
+        """Take no new sequences; those in flight go on."""
+        self.draining = True
+
+    def resume(self) -> None:
+        """Take new sequences again."""
+        self.draining = False
+
+    def _check_length(self, sequence: Sequence) -> None:
+        limit = self.max_sequence_tokens
+        if sequence.num_tokens + min(1, sequence.params.max_tokens) <= limit:
+            return
+        bound = "the model's length" if limit == self.config.max_model_len else "the KV cache"
+        raise RequestError(
+            f"The prompt has {sequence.num_tokens} tokens; with at least one token of output "
+            f"at most {limit} fit into {bound}.",
+            param="prompt",
+            code="context_length_exceeded",
+        )
+
+    def _take_tokens(self, sequence: Sequence, end: int, token_ids: Tokens[int]) -> None:
+        """Append accepted tokens to a sequence whose step reached its last token."""
+        if not sequence.is_prefilled:
+            sequence.is_prefilled = True
+            self.counters.prompt_tokens += sequence.num_prompt_tokens
+        appended = append_tokens(sequence, token_ids, self.config.eos_token_ids)
+        self.counters.generation_tokens += appended
+        # Positions of rejected draft tokens hold KV that nobody may find.
+        sequence.num_computed = min(end, sequence.num_tokens - bool(appended))
+        self._prefixes.publish(sequence)
+
+    def _finish(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        if sequence.export_kv:
+            num_blocks = self.config.blocks_for(sequence.num_prompt_tokens)
+            self.blocks.lease(sequence.request_id, sequence.block_ids[:num_blocks])
+        self._free_blocks(sequence)
+        self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        sequence.phase = SequencePhase.FINISHED
+        del self._sequences[sequence.request_id]
+        self._admission.forget(sequence)
+
+    def _free_blocks(self, sequence: Sequence) -> None:
+        self.blocks.free(sequence.block_ids)
+        sequence.block_ids = []
