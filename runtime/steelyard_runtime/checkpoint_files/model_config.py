@@ -1,0 +1,235 @@
+"""What a checkpoint says about its model, whichever format it has. No torch.
+
+Names follow Hugging Face's config.json. Which architectures can run is `models/registry.py`'s.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steelyard_runtime.checkpoint_files.gguf_header import MAGIC, GGUFHeader, read_gguf_header
+from steelyard_runtime.checkpoint_files.safetensors_header import read_json
+from steelyard_runtime.errors import CheckpointError
+
+# GGUF's architecture names in Hugging Face's terms.
+GGUF_ARCHITECTURES = {"llama": "LlamaForCausalLM"}
+
+
+@dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How RoPE's frequencies are stretched; `linear` uses only `factor`."""
+
+    kind: str  # linear | llama3
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position: int = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape of a model."""
+
+    architecture: str  # Hugging Face's class name
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    max_position: int
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    tie_word_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
+    eos_token_ids: frozenset[int]
+
+
+def is_gguf(path: Path) -> bool:
+    """Return whether `path` is a file that starts like GGUF."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == MAGIC
+
+
+def read_model_config(path: Path) -> ModelConfig:
+    """Return the configuration of the checkpoint at `path`.
+
+    Args:
+        path: a GGUF file or a Hugging Face directory.
+
+    Raises:
+        CheckpointError: neither of these, damaged, or a field is missing or out of range.
+    """
+    if path.is_dir():
+        return config_from_directory(path)
+    if path.suffix == ".gguf" or is_gguf(path):
+        return config_from_gguf(read_gguf_header(path))
+    if not path.exists():
+        raise CheckpointError(f"there is no file or directory at {path}")
+    raise CheckpointError(
+        f"{path} is not a checkpoint; it must be a GGUF file or a Hugging Face directory"
+    )
+
+
+def config_from_gguf(header: GGUFHeader) -> ModelConfig:
+    """Read a GGUF file's metadata."""
+    fields = _Fields(str(header.path), header.metadata)
+    name = fields.text("general.architecture")
+    architecture = GGUF_ARCHITECTURES.get(name, name)
+    heads = fields.positive(f"{name}.attention.head_count")
+    hidden_size = fields.positive(f"{name}.embedding_length")
+    head_dim = fields.positive(f"{name}.attention.key_length", hidden_size // heads)
+    embedding = header.tensors.get("token_embd.weight")
+    vocab_size = fields.positive(f"{name}.vocab_size", embedding.shape[0] if embedding else None)
+    kind = fields.metadata.get(f"{name}.rope.scaling.type", "none")
+    if kind not in ("none", "linear"):
+        raise CheckpointError(
+            f"{header.path}: {name}.rope.scaling.type is '{kind}'; must be one of: none, linear"
+        )
+    factor = fields.number(f"{name}.rope.scaling.factor", 1.0)
+    rotated = fields.positive(f"{name}.rope.dimension_count", head_dim)
+    if rotated != head_dim:
+        raise CheckpointError(
+            f"{header.path}: {name}.rope.dimension_count is {rotated}; "
+            f"must be the head's {head_dim}"
+        )
+    ends = (f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot"))
+    config = ModelConfig(
+        architecture=architecture,
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        intermediate_size=fields.positive(f"{name}.feed_forward_length"),
+        num_layers=fields.positive(f"{name}.block_count"),
+        num_heads=heads,
+        num_kv_heads=fields.positive(f"{name}.attention.head_count_kv", heads),
+        head_dim=head_dim,
+        rms_norm_eps=fields.number(f"{name}.attention.layer_norm_rms_epsilon"),
+        max_position=fields.positive(f"{name}.context_length"),
+        rope_theta=fields.number(f"{name}.rope.freq_base", 10_000.0),
+        rope_scaling=RopeScaling("linear", factor) if kind == "linear" else None,
+        tie_word_embeddings="output.weight" not in header.tensors,
+        attention_bias="blk.0.attn_q.bias" in header.tensors,
+        mlp_bias="blk.0.ffn_gate.bias" in header.tensors,
+        eos_token_ids=frozenset(header.metadata[end] for end in ends if end in header.metadata),
+    )
+    return _checked(config, str(header.path))
+
+
+def config_from_directory(directory: Path) -> ModelConfig:
+    """Read config.json, and the end-of-sequence ids of generation_config.json where it exists."""
+    path = directory / "config.json"
+    raw = read_json(path)
+    fields = _Fields(str(path), raw)
+    if raw.get("quantization_config"):
+        method = raw["quantization_config"].get("quant_method", "unknown")
+        raise CheckpointError(
+            f"{path}: quantization_config has the method '{method}', which is not supported; "
+            "safetensors must hold float32, float16 or bfloat16 weights"
+        )
+    architectures = raw.get("architectures")
+    if not isinstance(architectures, list) or not architectures:
+        raise CheckpointError(f"{path}: 'architectures' must be a list with one class name")
+    if raw.get("hidden_act", "silu") != "silu":
+        raise CheckpointError(f"{path}: hidden_act is '{raw['hidden_act']}'; must be 'silu'")
+    heads = fields.positive("num_attention_heads")
+    hidden_size = fields.positive("hidden_size")
+    head_dim = raw.get("head_dim") or hidden_size // heads
+    max_position = fields.positive("max_position_embeddings", 2048)
+    theta, scaling = _hf_rope(path, raw, max_position)
+    config = ModelConfig(
+        architecture=str(architectures[0]),
+        vocab_size=fields.positive("vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=fields.positive("intermediate_size"),
+        num_layers=fields.positive("num_hidden_layers"),
+        num_heads=heads,
+        num_kv_heads=fields.positive("num_key_value_heads", heads),
+        head_dim=int(head_dim),
+        rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
+        max_position=max_position,
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        attention_bias=bool(raw.get("attention_bias", False)),
+        mlp_bias=bool(raw.get("mlp_bias", False)),
+        eos_token_ids=_hf_eos(directory, raw),
+    )
+    return _checked(config, str(path))
+
+
+def _hf_rope(
+    path: Path, raw: Mapping[str, Any], max_position: int
+) -> tuple[float, RopeScaling | None]:
+    # transformers 5 writes `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`.
+    merged = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    fields = _Fields(f"{path}: RoPE", merged)
+    theta = fields.number("rope_theta", float(raw.get("rope_theta") or 10_000.0))
+    kind = merged.get("rope_type", merged.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind == "linear":
+        return theta, RopeScaling("linear", fields.number("factor"))
+    if kind == "llama3":
+        return theta, RopeScaling(
+            "llama3",
+            fields.number("factor"),
+            fields.number("low_freq_factor"),
+            fields.number("high_freq_factor"),
+            fields.positive("original_max_position_embeddings", max_position),
+        )
+    raise CheckpointError(f"{path}: rope_type is '{kind}'; must be one of: default, linear, llama3")
+
+
+def _hf_eos(directory: Path, raw: Mapping[str, Any]) -> frozenset[int]:
+    generation = directory / "generation_config.json"
+    given = raw.get("eos_token_id")
+    if generation.exists():
+        given = read_json(generation).get("eos_token_id", given)
+    if given is None:
+        return frozenset()
+    return frozenset(int(token) for token in (given if isinstance(given, list) else [given]))
+
+
+def _checked(config: ModelConfig, where: str) -> ModelConfig:
+    if config.num_heads % config.num_kv_heads:
+        raise CheckpointError(
+            f"{where}: {config.num_heads} attention heads must be a multiple of the "
+            f"{config.num_kv_heads} key-value heads"
+        )
+    if config.head_dim < 2 or config.head_dim % 2:
+        raise CheckpointError(f"{where}: the head dimension must be even, got {config.head_dim}")
+    return config
+
+
+class _Fields:
+    """Typed access to a mapping; errors name the file and the field."""
+
+    def __init__(self, where: str, metadata: Mapping[str, Any]) -> None:
+        self.where = where
+        self.metadata = metadata
+
+    def text(self, key: str) -> str:
+        value = self.metadata.get(key)
+        if not isinstance(value, str):
+            raise CheckpointError(f"{self.where}: '{key}' must be a string, got {value!r}")
+        return value
+
+    def positive(self, key: str, default: int | None = None) -> int:
+        value = self.metadata.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointError(f"{self.where}: '{key}' must be a positive number, got {value!r}")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.metadata.get(key)
+        value = default if value is None else value
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+            raise CheckpointError(f"{self.where}: '{key}' must be a positive number, got {value!r}")
+        return float(value)

@@ -1,0 +1,47 @@
+"""Which model runs which architecture."""
+
+from collections.abc import Callable
+
+import torch
+
+from steelyard_runtime.errors import CheckpointError
+from steelyard_runtime.models.batch import Model
+from steelyard_runtime.models.checkpoint import Checkpoint
+
+Loader = Callable[[Checkpoint, torch.device, torch.dtype, int], Model]
+
+
+def _llama(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, block_tokens: int
+) -> Model:
+    from steelyard_runtime.models.llama import load_llama
+
+    return load_llama(checkpoint, device, dtype, block_tokens)
+
+
+ARCHITECTURES: dict[str, Loader] = {"LlamaForCausalLM": _llama}
+
+
+def load_model(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, block_tokens: int
+) -> Model:
+    """Build the model of `checkpoint` on `device`.
+
+    Args:
+        checkpoint: where configuration and weights come from.
+        device: where the model runs.
+        dtype: of weights, activations and KV cache.
+        block_tokens: tokens in one KV block.
+
+    Raises:
+        CheckpointError: the architecture is not supported, or weights are missing or misshapen.
+    """
+    architecture = checkpoint.config.architecture
+    loader = ARCHITECTURES.get(architecture)
+    if loader is None:
+        raise CheckpointError(
+            f"{checkpoint.path} has the architecture '{architecture}'; "
+            f"must be one of: {', '.join(sorted(ARCHITECTURES))}"
+        )
+    with torch.inference_mode():
+        return loader(checkpoint, device, dtype, block_tokens)
