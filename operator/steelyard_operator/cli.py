@@ -1,16 +1,95 @@
-"""`steelyard`: the command that people type."""
+"""`steelyard`: the command that people type. Arguments become options; nothing is decided here."""
 
+import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
 
 from steelyard_operator import __version__
+from steelyard_operator.errors import OperatorError, UserError
+
+WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.removeprefix('argument ')} (see {self.prog} --help)")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command."""
+    root = _Parser(
+        prog="steelyard",
+        description="Serve language models with separate prefill and decode workers.",
+        allow_abbrev=False,
+    )
+    root.add_argument("--version", action="version", version=__version__)
+    commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    up = commands.add_parser(
+        "up",
+        help="run a service on this machine, without Kubernetes",
+        description="Run the InferenceService that FILE describes on this machine.",
+        allow_abbrev=False,
+    )
+    up.add_argument("file", type=Path, metavar="FILE", help="a YAML file of kind InferenceService")
+    up.add_argument("--prompt", metavar="TEXT", help="answer this and exit, instead of serving")
+    up.add_argument(
+        "--port",
+        type=_port,
+        metavar="N",
+        help="port of the endpoint; 0 is any free one (default: 8080, with --prompt any free one)",
+    )
+    up.add_argument(
+        "--max-tokens", type=_positive, default=256, metavar="N", help="longest answer to --prompt"
+    )
+    up.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    up.add_argument("--verbose", action="store_true", help="show the logs of all processes")
+    return root
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one sub-command; returns its exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["--version"]:
-        sys.stdout.write(f"{__version__}\n")
-        return 0
-    sys.stderr.write("usage: steelyard up FILE\n")
-    return 2
+    try:
+        given = parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        from steelyard_operator.local.up import Options, up
+
+        return up(
+            Options(
+                file=given.file,
+                prompt=given.prompt,
+                port=given.port,
+                json=given.json,
+                verbose=given.verbose,
+                max_tokens=given.max_tokens,
+            )
+        )
+    except UserError as error:
+        sys.stderr.write(f"steelyard: {error}\n")
+        return WRONG_INPUT
+    except OperatorError as error:
+        sys.stderr.write(f"steelyard: {error}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of standard output is gone; Python would complain once more while it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, got '{text}'")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a number from 1, got '{text}'")
+    return int(text)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

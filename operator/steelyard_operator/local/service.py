@@ -1,0 +1,173 @@
+"""One service on this machine: the loop observe -> plan -> apply, and the ordered end.
+
+The decisions are `planning`'s; this module only carries them out.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from steelyard_operator.errors import OperatorError, UserError
+from steelyard_operator.local.desired import Desired
+from steelyard_operator.local.membership import Member, MembershipFile
+from steelyard_operator.local.observing import observe_workers, router_answers
+from steelyard_operator.local.planning import (
+    WRONG_INPUT_EXIT_CODE,
+    GiveUp,
+    Kill,
+    Seen,
+    Start,
+    Wanted,
+    plan,
+)
+from steelyard_operator.local.processes import ProcessTable
+
+STARTING_PERIOD_SECONDS = 0.2
+SERVING_PERIOD_SECONDS = 1.0
+
+# After its own drain a process writes its last log lines and frees its memory.
+EXIT_GRACE_SECONDS = 5.0
+
+LISTED_PHASES = ("ready", "draining", "drained")
+READY_STATUS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a person is told about one process."""
+
+    name: str
+    role: str
+    phase: str  # of docs/contract.md; or starting, waiting (for workers), silent, restarting
+
+
+class LocalService:
+    """Keeps the processes of one service running."""
+
+    def __init__(
+        self,
+        desired: Desired,
+        table: ProcessTable,
+        membership: MembershipFile,
+        *,
+        token: str,
+        executables: Mapping[str, tuple[str, ...]],
+        environment: Mapping[str, str],
+        on_view: Callable[[list[View]], None] = lambda _views: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare; `run` starts the processes.
+
+        Args:
+            desired: the processes.
+            table: where they run; its clock is `clock`.
+            membership: the file that the router watches.
+            token: the service's token.
+            executables: what to run for the first word of a rendered command.
+            environment: what every process gets beside its rendered environment.
+            on_view: gets the state of all processes after each pass.
+            clock: monotonic seconds.
+        """
+        self._desired = desired
+        self._table = table
+        self._membership = membership
+        self._token = token
+        self._executables = executables
+        self._environment = environment
+        self._on_view = on_view
+        self._clock = clock
+        self._members: dict[str, Member] = {}  # as each worker described itself last
+        self.ready = asyncio.Event()
+        """Set once all processes were ready together; never cleared."""
+
+    async def run(self) -> None:
+        """Observe, plan and apply until cancelled.
+
+        Raises:
+            UserError: a process refused its input before the service was ever ready.
+            OperatorError: a process kept ending before the service was ever ready.
+        """
+        while True:
+            members, router_status = await asyncio.gather(
+                observe_workers(self._desired.workers, self._token), router_answers(self._desired)
+            )
+            self._note(members, router_status)
+            self._apply()
+            period = SERVING_PERIOD_SECONDS if self.ready.is_set() else STARTING_PERIOD_SECONDS
+            self._table.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._table.changed.wait(), period)
+
+    async def stop(self) -> None:
+        """End all processes in order; each may finish what it has."""
+        grace = self._desired.drain_seconds + EXIT_GRACE_SECONDS
+        for names in self._desired.stop_order:
+            await self._table.stop(names, grace_seconds=grace)
+
+    def _note(self, members: list[Member], router_status: int | None) -> None:
+        """Take in one round of answers: for the plan, the router and the person who watches."""
+        for member in members:
+            self._table.note_answer(member.id)
+            self._members[member.id] = member
+        router = self._desired.router.name
+        if router_status is not None and router in self._table.observe():
+            self._table.note_answer(router)
+        seen = self._table.observe()
+        phases = {
+            process.name: self._phase(process, seen.get(process.name), router_status)
+            for process in self._desired.processes
+        }
+        self._membership.write([m for m in self._members.values() if phases[m.id] in LISTED_PHASES])
+        if all(phase == "ready" for phase in phases.values()):
+            self.ready.set()
+        roles = {worker.wanted.name: worker.role.wire for worker in self._desired.workers}
+        self._on_view(
+            [View(name, roles.get(name, "router"), phase) for name, phase in phases.items()]
+        )
+
+    def _phase(self, process: Wanted, seen: Seen | None, router_status: int | None) -> str:
+        if seen is None:
+            return "starting"
+        if seen.exit_code is not None:
+            return "restarting"
+        if seen.answered_at is None:
+            return "starting"
+        # One late answer is no reason to take a worker from the router: the kubelet's rule.
+        if self._clock() - seen.answered_at > process.container.readiness.patience_seconds:
+            return "silent"
+        if process is self._desired.router:
+            return "ready" if router_status == READY_STATUS else "waiting"
+        return self._members[process.name].phase
+
+    def _apply(self) -> None:
+        by_name = {process.name: process for process in self._desired.processes}
+        actions = plan(
+            self._desired.processes,
+            self._table.observe(),
+            was_ready=self.ready.is_set(),
+            now=self._clock(),
+        )
+        for action in actions:
+            match action:
+                case Start(name):
+                    self._start(by_name[name])
+                case Kill(name):
+                    self._table.kill(name)
+                case GiveUp(name, exit_code):
+                    raise self._cannot_start(name, exit_code)
+
+    def _start(self, process: Wanted) -> None:
+        first, *rest = process.container.command
+        command = (*self._executables.get(first, (first,)), *rest)
+        environment = {**self._environment, **process.container.environment}
+        self._table.start(process.name, command, environment)
+
+    def _cannot_start(self, name: str, exit_code: int) -> OperatorError:
+        lines = [line for line in self._table.tail(name) if line]
+        if exit_code == WRONG_INPUT_EXIT_CODE and lines:
+            return UserError(lines[-1].removeprefix("steelyard-runtime: "))
+        how = f"exit code {exit_code}" if exit_code >= 0 else f"signal {-exit_code}"
+        last = "\n".join(["", *lines[-10:]]) if lines else ""
+        return OperatorError(f"{name} does not start, it ended with {how}{last}")
