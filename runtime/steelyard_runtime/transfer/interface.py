@@ -84,6 +84,13 @@ class Transfer(Protocol):
         """Put blocks under a lease; return the `kv_transfer_params` of the answer."""
         ...
 
+    def hold(self, remote: RemotePrefill) -> None:
+        """Keep the remote lease alive with heartbeats until `pull` or `release`.
+
+        For a request that waits for admission; every `hold` must be followed by one of the two.
+        """
+        ...
+
     def pull(
         self,
         request_id: str,
@@ -95,7 +102,7 @@ class Transfer(Protocol):
         """Read the remote blocks from `first_block` on into `block_ids`; events follow.
 
         `num_tokens` is the prompt length that this worker counted. With no `block_ids` (a full
-        local hit) the prefill worker is only told that its blocks are free.
+        local hit) the prefill worker is only told that its blocks are free; `PullDone` follows.
         """
         ...
 

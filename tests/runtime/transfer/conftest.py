@@ -1,0 +1,122 @@
+"""Workers with transfer over plain memory, in this process."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import pytest
+
+from steelyard_runtime.config import TransferConfig
+from steelyard_runtime.ipc.messages import RemotePrefill
+from steelyard_runtime.testing.block_memory import PlainBlockMemory
+from steelyard_runtime.transfer.interface import TransferEvent
+from steelyard_runtime.transfer.registry import make_transfer
+from steelyard_runtime.transfer.worker import TransferWorker
+
+BLOCK_BYTES = 64 * 1024
+NUM_BLOCKS = 16
+
+
+@dataclass
+class Node:
+    """A worker's transfer, its pool, and the events it has given so far."""
+
+    transfer: TransferWorker
+    memory: PlainBlockMemory
+    seen: list[TransferEvent] = field(default_factory=list)
+
+    def take(self) -> list[TransferEvent]:
+        """Add what came to `seen` and return all."""
+        self.seen += self.transfer.events()
+        return self.seen
+
+    def wait_for(self, kind: type, request_id: str, seconds: float = 20) -> Any:
+        """Return the first event of a kind for a request."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for event in self.take():
+                if isinstance(event, kind) and event.request_id == request_id:
+                    return event
+            time.sleep(0.002)
+        raise AssertionError(f"no {kind.__name__} for {request_id} within {seconds} s: {self.seen}")
+
+    def counter(self, name: str) -> float:
+        """Return a counter's value."""
+        return self.transfer.stats()[1][name]
+
+    def gauge(self, name: str) -> float:
+        """Return a gauge's value."""
+        return self.transfer.stats()[0][name]
+
+
+def remote_of(params: dict[str, Any]) -> RemotePrefill:
+    """Read `kv_transfer_params` as a decode worker does."""
+    return RemotePrefill(
+        engine_id=params["remote_engine_id"],
+        request_id=params["remote_request_id"],
+        host=params["remote_host"],
+        port=params["remote_port"],
+        block_ids=params["remote_block_ids"],
+        num_tokens=params["remote_num_tokens"],
+        fingerprint=params["steelyard"]["fingerprint"],
+    )
+
+
+MakeNode = Callable[..., Node]
+
+
+@pytest.fixture
+def remote() -> Callable[[dict[str, Any]], RemotePrefill]:
+    return remote_of
+
+
+@pytest.fixture
+def make_node() -> Iterator[MakeNode]:
+    """Start workers; keyword arguments go to the configuration, or name the engine."""
+    nodes: list[Node] = []
+
+    def make(
+        *,
+        engine_id: str = "",
+        fingerprint: str = "f" * 64,
+        num_blocks: int = NUM_BLOCKS,
+        block_bytes: int = BLOCK_BYTES,
+        faults: str = "",
+        **config: Any,
+    ) -> Node:
+        memory = PlainBlockMemory(num_blocks, block_bytes)
+        memory.fill(len(nodes) + 1)
+        base = TransferConfig(
+            transport="tcp", port=0, token="token", lease_seconds=20, deadline_seconds=10
+        )
+        transfer = make_transfer(
+            msgspec.structs.replace(base, **config),
+            engine_id=engine_id or f"engine-{len(nodes)}",
+            fingerprint=fingerprint,
+            memory=memory,
+            environment={"STEELYARD_TEST_FAULTS": faults},
+        )
+        transfer.start()
+        node = Node(transfer, memory)
+        nodes.append(node)
+        return node
+
+    yield make
+    for node in nodes:
+        node.transfer.close()
+
+
+@pytest.fixture
+def until() -> Callable[..., None]:
+    """Wait for a condition with a deadline."""
+
+    def wait(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what} did not happen within {seconds} s")
+            time.sleep(0.005)
+
+    return wait
