@@ -107,10 +107,15 @@ class Admission:
         return True
 
     def _pull(self, sequence: Sequence, waiting: WaitingQueue) -> Pull:
-        """Start the pull, or only tell the prefill worker where the local cache has it all."""
+        """Start the pull, or only tell the prefill worker that its blocks are not needed.
+
+        That is so where the local cache has every full block, and where prompt log
+        probabilities ask for a prefill of our own.
+        """
         size = self._config.block_size
         first_block = sequence.num_computed // size
-        if first_block and first_block >= (sequence.num_prompt_tokens - 1) // size:
+        found_all = first_block > 0 and first_block >= (sequence.num_prompt_tokens - 1) // size
+        if found_all or sequence.wants_prompt_logits:
             waiting.hold(sequence)
             return Pull(sequence, (), first_block)
         waiting.remove(sequence)
@@ -121,9 +126,9 @@ class Admission:
         leader = self._leaders.get(sequence.group_id)
         if leader is None or leader is sequence or not self._prefixes.reads(sequence):
             return False
-        if not leader.block_ids or leader.num_computed >= leader.num_prompt_tokens:
-            return False
         length = sequence.num_prompt_tokens
+        if not leader.block_ids or leader.num_published >= (length - 1) // self._config.block_size:
+            return False  # it has nothing more to publish that this sequence could use
         return (
             length == leader.num_prompt_tokens
             and sequence.cache_salt == leader.cache_salt

@@ -79,7 +79,7 @@ class Scheduler:
         Lowers `max_tokens` to what fits into the model's length and into the pool.
 
         Raises:
-            RequestError: draining (503), queue full (429), prompt too long (400).
+            RequestError: draining (503), queue full (429), prompt too long or id in use (400).
         """
         config = self.config
         if self.draining:
@@ -162,8 +162,8 @@ class Scheduler:
     def commit(self, plan: StepPlan, sampled: Mapping[str, Tokens[int]]) -> list[Sequence]:
         """Take in a step's results; return the sequences that ended, their blocks freed or leased.
 
-        `sampled` holds the accepted tokens of each sequence that reached its end in this step.
-        Tokens after a sequence's end are dropped.
+        `sampled` holds the accepted tokens, at least one, of each sequence that reached its end
+        in this step and was not aborted since. Tokens after a sequence's end are dropped.
         """
         self._in_step = False
         finished: list[Sequence] = []

@@ -1,0 +1,80 @@
+"""Who gives way when blocks run out, and that nobody's answer changes by it."""
+
+
+def names(sequences) -> list[str]:
+    return [sequence.request_id for sequence in sequences]
+
+
+def test_the_newest_sequence_gives_way_and_is_recomputed(make_rig):
+    """The victim waits at the head of the queue and ends with the text it would have alone."""
+    rig = make_rig(num_blocks=7, prefix_caching=False, budget=32)
+    old = rig.add("old", [1] * 8, max_tokens=12)
+    new = rig.add("new", [2] * 8, max_tokens=8)
+    rig.add("newest", [3] * 8, max_tokens=8)
+    preempted = []
+    while rig.scheduler.in_flight:
+        preempted += names(rig.step().preempted)
+    assert preempted[0] == "new"  # `newest` was never admitted
+    assert "old" not in preempted
+    assert rig.scheduler.counters.preemptions == len(preempted) == new.num_preemptions
+    assert list(rig.finished) == ["old", "new", "newest"]
+    for sequence in (old, new):
+        assert sequence.tokens == rig.alone(sequence)
+
+
+def test_a_preempted_sequence_finds_its_blocks_again(make_rig):
+    """What was published before the preemption and not evicted since is not computed twice."""
+    rig = make_rig(num_blocks=5, budget=32)
+    rig.add("old", [1] * 7, max_tokens=4)
+    new = rig.add("new", [2] * 8, max_tokens=6)
+    while not rig.step().preempted:
+        pass
+    assert new.num_preemptions == 1
+    while "old" not in rig.finished:
+        rig.step()
+    assert [item.start for item in rig.step().scheduled] == [8]
+    assert new.num_cached_tokens == 0  # nothing of the prompt was cached at first
+    rig.finish_all()
+    assert new.tokens == rig.alone(new)
+
+
+def test_a_sequence_that_is_the_newest_gives_way_itself(make_rig):
+    """A sequence never takes blocks from an older one."""
+    rig = make_rig(num_blocks=6, prefix_caching=False, budget=32)
+    rig.add("old", [1] * 15, max_tokens=8)
+    rig.add("new", [2] * 3, max_tokens=12)
+    plan = rig.step()
+    while not plan.preempted:
+        plan = rig.step()
+    assert names(plan.preempted) == ["new"]
+    assert names(item.sequence for item in plan.scheduled) == ["old"]
+    rig.finish_all()
+
+
+def test_a_sequence_alone_waits_for_the_end_of_a_lease(make_rig):
+    """Blocks that a decode worker may read are not taken back; the sequence goes on after."""
+    rig = make_rig(num_blocks=4, prefix_caching=False)
+    rig.add("export", [1] * 8, max_tokens=1, export_kv=True)
+    rig.step()
+    waiter = rig.add("waiter", [2] * 7, max_tokens=8)
+    while not rig.step().preempted:
+        pass
+    assert rig.step().scheduled == []
+    rig.end_lease("export")
+    rig.finish_all()
+    assert waiter.tokens == rig.alone(waiter)
+
+
+def test_landed_blocks_give_way_to_an_older_running_sequence(make_rig):
+    """A prompt that landed but found no place yet is recomputed rather than an older one."""
+    rig = make_rig(num_blocks=6, prefix_caching=False, max_num_seqs=1)
+    rig.add("old", [1] * 8, max_tokens=12)
+    rig.step()
+    late = rig.add("late", [2] * 7, remote=True)
+    rig.step()
+    rig.land("late")
+    while not (preempted := rig.step().preempted):
+        pass
+    assert names(preempted) == ["late"]
+    rig.finish_all()
+    assert late.tokens == rig.alone(late)
