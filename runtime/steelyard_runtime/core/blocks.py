@@ -103,6 +103,10 @@ class BlockManager:
         for block_id in held:
             self._lease_count[block_id] += 1
 
+    def leased(self, request_id: str) -> tuple[int, ...]:
+        """Return the blocks under this request's lease, in prompt order; empty without one."""
+        return self._leases.get(request_id, ())
+
     def end_lease(self, request_id: str) -> bool:
         """Drop a lease; False where there is none."""
         held = self._leases.pop(request_id, None)

@@ -1,0 +1,177 @@
+"""Puts an engine together from its configuration: checkpoint, model, pool, scheduler, transfer."""
+
+import dataclasses
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from steelyard_runtime.checkpoint_files.digest import file_digest, model_digest
+from steelyard_runtime.checkpoint_files.sources import resolve
+from steelyard_runtime.config import EngineConfig
+from steelyard_runtime.core.blocks import BlockManager
+from steelyard_runtime.core.limits import SchedulerConfig
+from steelyard_runtime.core.roles import Role
+from steelyard_runtime.core.scheduler import Scheduler
+from steelyard_runtime.engine.engine import Engine
+from steelyard_runtime.engine.kv_pool import KVPool
+from steelyard_runtime.engine.model_runner import ModelRunner
+from steelyard_runtime.errors import ConfigError
+from steelyard_runtime.ipc.messages import Ready
+from steelyard_runtime.models.batch import Model
+from steelyard_runtime.models.checkpoint import open_checkpoint
+from steelyard_runtime.models.fingerprint import fingerprint
+from steelyard_runtime.models.registry import load_model
+from steelyard_runtime.structured.grammar import GrammarCompiler, GrammarVocabulary
+from steelyard_runtime.tokenization.loading import load_tokenizer
+from steelyard_runtime.transfer.interface import Transfer
+from steelyard_runtime.transfer.registry import make_transfer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+TOKENIZER_FILES = ("tokenizer", "chat_template", "special_tokens", "vocab", "merges")
+OnProgress = Callable[[Literal["load", "warmup"], int], None]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Assembly:
+    """A loaded engine and what describes it to the HTTP process."""
+
+    engine: Engine
+    runner: ModelRunner
+    transfer: Transfer
+    ready: Ready
+
+    def close(self) -> None:
+        """Stop the transfer threads."""
+        self.transfer.close()
+
+
+def assemble(
+    config: EngineConfig, *, on_progress: OnProgress, wake: Callable[[], None]
+) -> Assembly:
+    """Load everything and warm up.
+
+    Args:
+        config: the worker's configuration.
+        on_progress: told the stage (`load`, `warmup`) and its percent.
+        wake: called from transfer threads when an event is waiting.
+
+    Raises:
+        ConfigError: a flag, the checkpoint, the device or a port is wrong.
+    """
+    device = _device(config.device)
+    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    path = resolve(config.model)
+    checkpoint = open_checkpoint(path)
+    dtype = _dtype(config.dtype, device)
+    on_progress("load", 10)
+    model = load_model(checkpoint, device, dtype, config.block_size)
+    on_progress("load", 80)
+    pool = _pool(config, model, device)
+    mark = fingerprint(
+        checkpoint.config,
+        model.kv_geometry,
+        model_digest=model_digest(path),
+        tokenizer_digest=_tokenizer_digest(path, config.chat_template),
+        weight_dtype=str(dtype).removeprefix("torch."),
+    )
+    max_model_len = _max_model_len(config, model)
+    scheduler = Scheduler(
+        SchedulerConfig(
+            max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            max_waiting_requests=config.max_waiting_requests,
+            block_size=config.block_size,
+            max_model_len=max_model_len,
+            prefix_caching=config.prefix_caching,
+            role=Role(config.role),
+            eos_token_ids=model.eos_token_ids,
+            fingerprint=mark,
+        ),
+        BlockManager(pool.num_blocks),
+    )
+    on_progress("load", 100)
+    runner = ModelRunner(model, pool, device)
+    on_progress("warmup", 0)
+    runner.warm_up(config.max_num_batched_tokens)
+    on_progress("warmup", 100)
+    transfer = make_transfer(
+        config.transfer,
+        engine_id=config.engine_id,
+        fingerprint=mark,
+        memory=pool,
+        environment=os.environ,
+        on_event=wake,
+    )
+    transfer.start()
+    engine = Engine(
+        scheduler=scheduler,
+        runner=runner,
+        compiler=GrammarCompiler(lambda: _vocabulary(path, model)),
+        transfer=transfer,
+        eos_token_ids=model.eos_token_ids,
+        fingerprint=mark,
+        clock_ns=time.monotonic_ns,
+    )
+    ready = Ready(
+        engine_id=config.engine_id,
+        fingerprint=mark,
+        max_model_len=max_model_len,
+        vocab_size=model.vocab_size,
+        block_size=config.block_size,
+        num_blocks=pool.num_blocks,
+        kv_port=transfer.port,
+        device=str(device),
+        dtype=str(dtype).removeprefix("torch."),
+    )
+    return Assembly(engine, runner, transfer, ready)
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device cuda was given, but torch finds no CUDA device; use cpu")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return DTYPES[name]
+
+
+def _pool(config: EngineConfig, model: Model, device: torch.device) -> KVPool:
+    if config.num_blocks is not None:
+        return KVPool(model.kv_geometry, config.num_blocks, device)
+    return KVPool.of_bytes(model.kv_geometry, config.kv_cache_bytes, device)
+
+
+def _max_model_len(config: EngineConfig, model: Model) -> int:
+    if config.max_model_len is None:
+        return model.max_position
+    if config.max_model_len > model.max_position:
+        raise ConfigError(
+            f"--max-model-len is {config.max_model_len}; the checkpoint allows at most "
+            f"{model.max_position}"
+        )
+    return config.max_model_len
+
+
+def _tokenizer_digest(path: Path, chat_template: str | None) -> str:
+    """Digest what turns text into tokens; a GGUF file's own digest covers it already."""
+    total = hashlib.sha256((chat_template or "").encode())
+    if path.is_dir():
+        for file in sorted(path.glob("*")):
+            if file.name.startswith(TOKENIZER_FILES) and file.is_file():
+                total.update(f"{file.name}\0{file_digest(file)}\0".encode())
+    return total.hexdigest()
+
+
+def _vocabulary(path: Path, model: Model) -> GrammarVocabulary:
+    tokenizer = load_tokenizer(path)
+    return GrammarVocabulary(
+        tokenizer.to_json(), model.vocab_size, tuple(sorted(model.eos_token_ids))
+    )
