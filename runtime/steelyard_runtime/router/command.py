@@ -1,10 +1,154 @@
-"""The `router` command line."""
+"""The `router` command line: flags (docs/contract.md, section 4).
 
-from collections.abc import Sequence
+Secrets come from files or the environment, never from argv.
+"""
 
+import argparse
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import uvloop
+from prometheus_client import disable_created_metrics
+
+from steelyard_runtime import logs
 from steelyard_runtime.errors import ConfigError
+from steelyard_runtime.parent_pipe import exit_with_parent
+from steelyard_runtime.router.app import membership_file, serve
+from steelyard_runtime.router.keys import ApiKey, parse_api_keys
+from steelyard_runtime.router.settings import RouterSettings
+
+_SUFFIXES = {"K": 1024, "M": 1024**2, "G": 1024**3}
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"router: {message}")
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Parse flags and run until a signal."""
-    raise ConfigError(f"not built yet: {arguments}")
+    """Parse flags and run until a signal; returns the exit code."""
+    given = _parser().parse_args(arguments)
+    settings = settings_from(given, os.environ)
+    exit_with_parent(os.environ)
+    logs.configure(given.log_level)
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # The library has no types here.
+    return uvloop.run(serve(settings, membership_file(settings)))
+
+
+def settings_from(given: argparse.Namespace, environment: Mapping[str, str]) -> RouterSettings:
+    """Read the files that flags name.
+
+    Raises:
+        ConfigError: a file is missing, unreadable or wrong.
+    """
+    return RouterSettings(
+        served_model_name=given.served_model_name,
+        membership_file=given.membership_file,
+        host=given.host,
+        port=given.port,
+        api_keys=_api_keys(given.api_keys_file, environment),
+        worker_api_key=_worker_api_key(given.worker_api_key_file),
+        min_remote_prefill_tokens=given.min_remote_prefill_tokens,
+        prefill_timeout_seconds=given.prefill_timeout_seconds,
+        queue_timeout_seconds=given.queue_timeout_seconds,
+        last_resort_seconds=min(2.0, given.queue_timeout_seconds),
+        max_request_bytes=given.max_request_bytes,
+        allowed_origins=given.allowed_origins,
+        sse_keepalive_seconds=given.sse_keepalive_seconds,
+        drain_timeout_seconds=given.drain_timeout_seconds,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="steelyard-runtime router",
+        description="The HTTP front of one service: pairs prefill and decode workers.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
+    add("--port", type=_count(0, 65535), default=8080, metavar="N", help="default 8080")
+    add("--membership-file", type=Path, required=True, metavar="PATH", help="watched")
+    add("--served-model-name", required=True, metavar="NAME")
+    add("--api-keys-file", type=Path, metavar="PATH", help="or STEELYARD_API_KEYS")
+    add("--worker-api-key-file", type=Path, metavar="PATH", help="the key that workers expect")
+    add("--min-remote-prefill-tokens", type=_count(0), default=64, metavar="N")
+    add("--prefill-timeout-seconds", type=_seconds, default=60.0, metavar="S")
+    add("--queue-timeout-seconds", type=_seconds, default=30.0, metavar="S")
+    add("--max-request-bytes", type=_bytes, default=10 * 1024**2, metavar="N")
+    add("--allowed-origins", type=_list, default=(), metavar="ORIGIN[,ORIGIN]", help="CORS")
+    add("--sse-keepalive-seconds", type=_seconds, default=15.0, metavar="S")
+    add("--drain-timeout-seconds", type=_seconds, default=30.0, metavar="S")
+    add("--log-level", choices=_LEVELS, default="info", metavar="LEVEL")
+    return parser
+
+
+def _count(low: int, high: int | None = None) -> "_Converter":
+    return _Converter(low, high)
+
+
+class _Converter:
+    """Accepts an integer within bounds."""
+
+    def __init__(self, low: int, high: int | None) -> None:
+        self._low = low
+        self._high = high
+
+    def __call__(self, value: str) -> int:
+        allowed = (
+            f"of at least {self._low}" if self._high is None else f"{self._low} to {self._high}"
+        )
+        number = int(value) if value.isascii() and value.isdigit() and len(value) < 16 else None
+        if number is None or number < self._low or (self._high is not None and number > self._high):
+            raise argparse.ArgumentTypeError(f"must be an integer {allowed}, got '{value}'")
+        return number
+
+
+def _seconds(value: str) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and 0 < seconds <= 1e6):
+        raise argparse.ArgumentTypeError(f"must be seconds above 0, got '{value}'")
+    return seconds
+
+
+def _bytes(value: str) -> int:
+    factor = _SUFFIXES.get(value[-1:], 1)
+    digits = value[:-1] if factor > 1 else value
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 16 and int(digits) > 0):
+        raise argparse.ArgumentTypeError(f"must be a positive number of bytes, got '{value}'")
+    return int(digits) * factor
+
+
+def _list(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _api_keys(path: Path | None, environment: Mapping[str, str]) -> tuple[ApiKey, ...]:
+    if path is not None:
+        return parse_api_keys(_read(path, "--api-keys-file"), f"--api-keys-file '{path}'")
+    text = environment.get("STEELYARD_API_KEYS")
+    return parse_api_keys(text, "STEELYARD_API_KEYS") if text else ()
+
+
+def _worker_api_key(path: Path | None) -> str:
+    if path is None:
+        return ""
+    lines = _read(path, "--worker-api-key-file").split()
+    if not lines:
+        raise ConfigError(f"--worker-api-key-file '{path}' must hold a key, got an empty file")
+    return lines[0]
+
+
+def _read(path: Path, flag: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError(f"{flag} '{path}' must be a readable text file: {reason}") from None

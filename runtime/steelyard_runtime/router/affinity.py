@@ -1,0 +1,131 @@
+"""Which worker has seen a prompt's beginning, without tokenising it.
+
+The text of a request is cut into chunks; chunk i's hash covers chunks 0 to i, so equal hashes mean
+equal beginnings. Each worker has an LRU set of hashes; the share found there estimates how much of
+the prompt its prefix cache holds. Token counts are estimated from characters per token, learned
+from the usage that workers report. Works for any engine with a prefix cache.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+from xxhash import xxh3_64_intdigest
+
+CHUNK_CHARACTERS = 256
+CHUNK_TOKENS = 64  # of a prompt that is given as token ids
+CHUNKS_PER_WORKER = 8192
+_SEED = 0x5354454C  # any fixed number: all routers of a service agree
+
+
+def rendered_text(body: dict[str, Any]) -> str:
+    """Return the text of a chat or completion request in the order that templates render it.
+
+    Only stability matters: equal beginnings of prompts give equal beginnings here.
+    """
+    messages = body.get("messages")
+    if not isinstance(messages, list):
+        prompt = body.get("prompt")
+        return prompt if isinstance(prompt, str) else orjson.dumps(prompt).decode()
+    parts = []
+    tools = body.get("tools")
+    if tools:
+        parts.append(orjson.dumps(tools).decode())
+    for message in messages:
+        if not isinstance(message, dict):
+            continue
+        parts.append(f"\n<{message.get('role')}>")
+        content = message.get("content")
+        if isinstance(content, str):
+            parts.append(content)
+        elif content is not None:
+            parts.append(orjson.dumps(content).decode())
+        if message.get("tool_calls"):
+            parts.append(orjson.dumps(message["tool_calls"]).decode())
+    return "".join(parts)
+
+
+def token_prompt(body: dict[str, Any]) -> list[int] | None:
+    """Return the prompt's token ids where the request gives exactly one such prompt."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
+        return prompt
+    return None
+
+
+def chain_hashes(chunks: Iterable[bytes], salt: str = "") -> list[int]:
+    """Return the chained hash of each chunk; `salt` separates tenants (`cache_salt`)."""
+    previous = xxh3_64_intdigest(salt.encode(), seed=_SEED)
+    hashes = []
+    for chunk in chunks:
+        previous = xxh3_64_intdigest(chunk, seed=previous)
+        hashes.append(previous)
+    return hashes
+
+
+def text_chunks(text: str) -> Iterable[bytes]:
+    """Cut text into whole chunks; the tail that fills none is left out."""
+    for start in range(0, len(text) - CHUNK_CHARACTERS + 1, CHUNK_CHARACTERS):
+        yield text[start : start + CHUNK_CHARACTERS].encode("utf-8", "surrogatepass")
+
+
+def token_chunks(tokens: Sequence[int]) -> Iterable[bytes]:
+    """Cut token ids into whole chunks."""
+    for start in range(0, len(tokens) - CHUNK_TOKENS + 1, CHUNK_TOKENS):
+        yield repr(tokens[start : start + CHUNK_TOKENS]).encode()
+
+
+class PrefixMemory:
+    """The chunk hashes that each worker has probably cached, newest last."""
+
+    def __init__(self, chunks_per_worker: int = CHUNKS_PER_WORKER) -> None:
+        self._limit = chunks_per_worker
+        self._seen: dict[str, OrderedDict[int, None]] = {}
+
+    def warm_chunks(self, worker_id: str, hashes: Sequence[int]) -> int:
+        """Return how many leading chunks the worker has seen."""
+        seen = self._seen.get(worker_id)
+        if not seen:
+            return 0
+        for count, chunk in enumerate(hashes):
+            if chunk not in seen:
+                return count
+        return len(hashes)
+
+    def remember(self, worker_id: str, hashes: Sequence[int]) -> None:
+        """Note that the worker has computed this prompt; the oldest chunks are forgotten."""
+        seen = self._seen.setdefault(worker_id, OrderedDict())
+        # Last chunks first: a chain is useless without its beginning, so that is forgotten last.
+        for chunk in reversed(hashes):
+            seen[chunk] = None
+            seen.move_to_end(chunk)
+        while len(seen) > self._limit:
+            seen.popitem(last=False)
+
+    def forget(self, worker_id: str) -> None:
+        """Drop what is known of a worker: it is gone, or it restarted with an empty cache."""
+        self._seen.pop(worker_id, None)
+
+    def size(self, worker_id: str) -> int:
+        """Return how many chunks are remembered of a worker."""
+        return len(self._seen.get(worker_id, ()))
+
+
+class TokenEstimator:
+    """Characters per token, learned as a moving average over the prompts whose usage was seen."""
+
+    def __init__(self, characters_per_token: float = 4.0, weight: float = 0.1) -> None:
+        self.characters_per_token = characters_per_token
+        self._weight = weight
+
+    def estimate(self, characters: int) -> int:
+        """Return the estimated number of tokens."""
+        return round(characters / self.characters_per_token)
+
+    def learn(self, characters: int, prompt_tokens: int) -> None:
+        """Take one observation; prompts too short to tell (templates dominate) are left out."""
+        if prompt_tokens < 16 or characters < 64:
+            return
+        seen = min(16.0, max(0.5, characters / prompt_tokens))
+        self.characters_per_token += self._weight * (seen - self.characters_per_token)

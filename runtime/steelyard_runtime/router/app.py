@@ -1,0 +1,149 @@
+"""The router process while it runs: sockets, membership, signals, drain."""
+
+import asyncio
+import contextlib
+import errno
+import logging
+import signal
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+
+from steelyard_runtime.errors import ConfigError
+from steelyard_runtime.router.affinity import PrefixMemory
+from steelyard_runtime.router.membership import MembershipFile, MembershipSource
+from steelyard_runtime.router.pool import WorkerPool
+from steelyard_runtime.router.service import RouterService
+from steelyard_runtime.router.settings import RouterSettings
+from steelyard_runtime.router.upstream import worker_session
+
+logger = logging.getLogger(__name__)
+
+EXIT_INTERRUPTED = 130
+
+
+@contextlib.asynccontextmanager
+async def running_router(
+    settings: RouterSettings, source: MembershipSource
+) -> AsyncIterator[tuple[RouterService, int]]:
+    """Serve while the block runs; gives the service and the port that it listens on.
+
+    Raises:
+        ConfigError: the address is in use or not of this machine.
+    """
+    memory = PrefixMemory()
+    pool = WorkerPool(memory)
+    async with worker_session(settings.worker_api_key, settings.connect_timeout_seconds) as session:
+        service = RouterService(settings, pool, memory, session)
+        runner = web.ServerRunner(
+            _server(service, settings.max_request_bytes), shutdown_timeout=0.1
+        )
+        await runner.setup()
+        tasks = [
+            asyncio.create_task(_follow(source, pool, service)),
+            asyncio.create_task(service.sweeper.run()),
+        ]
+        try:
+            site = web.TCPSite(runner, settings.host, settings.port)
+            await _listen(site, settings)
+            yield service, runner.addresses[0][1]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await service.health.close()
+            await runner.cleanup()
+
+
+async def serve(settings: RouterSettings, source: MembershipSource) -> int:
+    """Serve until a signal; returns the exit code."""
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    async with running_router(settings, source) as (service, port):
+        logger.info("listening", extra={"fields": {"host": settings.host, "port": port}})
+        received = await signals.get()
+        if received == signal.SIGTERM:
+            received = await _drain(service, settings.drain_timeout_seconds, signals)
+    return EXIT_INTERRUPTED if received == signal.SIGINT else 0
+
+
+async def _drain(
+    service: RouterService, timeout_seconds: float, signals: "asyncio.Queue[signal.Signals]"
+) -> signal.Signals:
+    """Wait until nothing is in flight, or the time is over, or a second signal comes.
+
+    New requests are still served, on connections that close after them: a load balancer may not
+    know of another router yet.
+    """
+    service.draining = True
+    logger.info("draining", extra={"fields": {"in_flight": service.in_flight}})
+    idle = asyncio.create_task(service.idle.wait())
+    second = asyncio.create_task(signals.get())
+    done, pending = await asyncio.wait(
+        (idle, second), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+    )
+    for task in pending:
+        task.cancel()
+    logger.info("drained", extra={"fields": {"in_flight": service.in_flight}})
+    return second.result() if second in done else signal.SIGTERM
+
+
+async def _follow(source: MembershipSource, pool: WorkerPool, service: RouterService) -> None:
+    async for members in source.watch():
+        for worker in pool.apply(members):
+            service.health.follow(worker)
+        logger.info("membership", extra={"fields": {"workers": [one.id for one in members]}})
+
+
+def _server(service: RouterService, max_request_bytes: int) -> web.Server:
+    loop = asyncio.get_running_loop()
+
+    def make_request(
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> web.BaseRequest:
+        return web.BaseRequest(
+            message, payload, protocol, writer, task, loop, client_max_size=max_request_bytes
+        )
+
+    return web.Server(
+        service.handle,
+        request_factory=make_request,
+        handler_cancellation=True,  # A client that goes away closes its worker's stream at once.
+        access_log=None,
+        keepalive_timeout=75.0,
+    )
+
+
+async def _listen(site: web.TCPSite, settings: RouterSettings) -> None:
+    try:
+        await site.start()
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"--port {settings.port} is in use on {settings.host}; "
+                "give one that is free, or 0 for any"
+            ) from None
+        raise ConfigError(
+            f"--host must be an address of this machine, got '{settings.host}': {error.strerror}"
+        ) from None
+
+
+def membership_file(settings: RouterSettings) -> MembershipFile:
+    """Return the watched file; its first content must be good.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+    """
+    MembershipFile(settings.membership_file).read()
+    return MembershipFile(settings.membership_file, settings.membership_poll_seconds)

@@ -1,0 +1,113 @@
+"""One client request on its way through the router: what is known of it and what was tried."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from steelyard_runtime.router.affinity import (
+    CHUNK_CHARACTERS,
+    CHUNK_TOKENS,
+    TokenEstimator,
+    chain_hashes,
+    rendered_text,
+    text_chunks,
+    token_chunks,
+    token_prompt,
+)
+from steelyard_runtime.router.placement import Prompt
+from steelyard_runtime.router.validation import CheckedBody
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A checked request. `body` already has the seed that makes replays repeat."""
+
+    request_id: str
+    path: str
+    checked: CheckedBody
+    body: dict[str, Any]
+    headers: dict[str, str]  # to workers
+    prompt: Prompt
+    characters: int  # of the rendered prompt; 0 where the tokens are known
+    hashes: Sequence[int]
+    tokens_per_chunk: float
+    arrived_seconds: float
+    failures: int = 0  # workers that failed under it
+    failed_on: set[str] = field(default_factory=set)  # avoided while there are others
+    busy_on: set[str] = field(default_factory=set)  # answered 429
+    retry_after_seconds: int = 1
+    placed: bool = False  # its placement has been counted
+    worker_id: str = ""  # the one that decodes, for the log
+    first_token_seconds: float | None = None
+
+
+def make_call(
+    checked: CheckedBody,
+    *,
+    request_id: str,
+    path: str,
+    headers: dict[str, str],
+    estimator: TokenEstimator,
+    arrived_seconds: float,
+) -> Call:
+    """Draw the seed and estimate the prompt."""
+    body = checked.fields
+    if body.get("seed") is None:
+        body["seed"] = secrets.randbits(63)
+    salt = body.get("cache_salt")
+    salt = salt if isinstance(salt, str) else ""
+    tokens = token_prompt(body)
+    if tokens is not None:
+        characters, count = 0, len(tokens)
+        hashes = chain_hashes(token_chunks(tokens), salt)
+        tokens_per_chunk = float(CHUNK_TOKENS)
+    else:
+        text = rendered_text(body)
+        characters, count = len(text), estimator.estimate(len(text))
+        hashes = chain_hashes(text_chunks(text), salt)
+        tokens_per_chunk = CHUNK_CHARACTERS / estimator.characters_per_token
+    return Call(
+        request_id=request_id,
+        path=path,
+        checked=checked,
+        body=body,
+        headers=headers,
+        prompt=Prompt(count, transferable=_transferable(checked)),
+        characters=characters,
+        hashes=hashes,
+        tokens_per_chunk=tokens_per_chunk,
+        arrived_seconds=arrived_seconds,
+    )
+
+
+def _transferable(checked: CheckedBody) -> bool:
+    body = checked.fields
+    prompt = body.get("prompt")
+    several = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list)
+    return not several and not (body.get("echo") and body.get("logprobs") is not None)
+
+
+# Fields that a prefill has no use for: it makes one token that nobody sees.
+_DECODE_ONLY_FIELDS = (
+    "best_of", "echo", "logprobs", "max_completion_tokens", "min_tokens", "n", "response_format",
+    "return_token_ids", "steelyard", "stop", "stop_token_ids", "stream_options", "top_logprobs",
+)  # fmt: skip
+
+
+def prefill_body(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of the prefill leg: vLLM's exchange (docs/contract.md, section 2)."""
+    fields = {name: value for name, value in body.items() if name not in _DECODE_ONLY_FIELDS}
+    fields["stream"] = False
+    fields["max_tokens"] = 1
+    if "max_completion_tokens" in body:
+        fields["max_completion_tokens"] = 1
+    fields["kv_transfer_params"] = {
+        "do_remote_decode": True,
+        "do_remote_prefill": False,
+        "remote_engine_id": None,
+        "remote_block_ids": None,
+        "remote_host": None,
+        "remote_port": None,
+    }
+    return fields

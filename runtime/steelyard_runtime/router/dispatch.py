@@ -1,0 +1,153 @@
+"""Where a request goes next: placement against the live pool, waiting, and the prefill leg.
+
+`placement.py` decides; this module waits for workers, counts decisions and asks the prefill
+worker. A prefill that fails in any way only means that the decode worker does it itself.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from steelyard_runtime.errors import RequestError
+from steelyard_runtime.router.affinity import PrefixMemory
+from steelyard_runtime.router.call import Call, prefill_body
+from steelyard_runtime.router.metrics import RouterMetrics
+from steelyard_runtime.router.placement import Placement, place, place_anywhere
+from steelyard_runtime.router.pool import Worker, WorkerPool
+from steelyard_runtime.router.settings import RouterSettings
+from steelyard_runtime.router.sweeper import Sweeper, Wait
+from steelyard_runtime.router.upstream import (
+    Upstream,
+    WorkerBusyError,
+    WorkerFailedError,
+    WorkerRefusedError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The workers of one attempt."""
+
+    decode: Worker
+    prefill: Worker | None
+
+
+class Dispatcher:
+    """Places calls on workers."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        *,
+        pool: WorkerPool,
+        memory: PrefixMemory,
+        metrics: RouterMetrics,
+        upstream: Upstream,
+        sweeper: Sweeper,
+    ) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._memory = memory
+        self._metrics = metrics
+        self._upstream = upstream
+        self._sweeper = sweeper
+        self.last_placement: Placement | None = None  # for `GET /router/workers`
+
+    async def next_target(self, call: Call) -> Target:
+        """Choose workers for the call's next attempt; waits while none is there.
+
+        Raises:
+            RequestError: 429 where all that could serve are busy, 503 where none appeared.
+        """
+        clock = asyncio.get_running_loop().time
+        started_seconds = clock()
+        while True:
+            waited_seconds = clock() - started_seconds
+            placement = self._place(call, waited_seconds)
+            if placement is not None:
+                return self._take(call, placement)
+            if call.busy_on:
+                raise RequestError(
+                    "All workers are busy; retry later.",
+                    status=429,
+                    code="rate_limit_exceeded",
+                    kind="rate_limit_error",
+                    retry_after_seconds=call.retry_after_seconds,
+                )
+            remaining = self._settings.queue_timeout_seconds - waited_seconds
+            if remaining <= 0:
+                raise RequestError(
+                    f"No worker was ready within {self._settings.queue_timeout_seconds:g} s.",
+                    status=503,
+                    code="no_worker",
+                    kind="server_error",
+                    retry_after_seconds=1,
+                )
+            until_resort = self._settings.last_resort_seconds - waited_seconds
+            pause = min(remaining, until_resort) if until_resort > 0 else remaining
+            await self._pool.wait_for_change(pause + 0.001)
+
+    def _place(self, call: Call, waited_seconds: float) -> Placement | None:
+        for avoided in (call.busy_on | call.failed_on, call.busy_on):
+            candidates = self._pool.candidates(
+                call.hashes, call.tokens_per_chunk, frozenset(avoided)
+            )
+            placement = place(
+                call.prompt,
+                candidates,
+                min_remote_prefill_tokens=self._settings.min_remote_prefill_tokens,
+            )
+            if placement is not None:
+                return placement
+        if call.busy_on or waited_seconds < self._settings.last_resort_seconds:
+            return None
+        return place_anywhere(candidates)
+
+    def _take(self, call: Call, placement: Placement) -> Target:
+        self.last_placement = placement
+        if not call.placed:
+            call.placed = True
+            self._metrics.prefill_decisions.labels(placement.decision).inc()
+        decode = self._pool.get(placement.decode.worker_id)
+        prefill = placement.prefill and self._pool.get(placement.prefill.worker_id)
+        assert decode is not None  # Candidates were made from the pool in this very step.
+        self._pool.picked(decode)
+        call.worker_id = decode.id
+        return Target(decode, prefill or None)
+
+    async def prefill(self, call: Call, worker: Worker) -> dict[str, Any] | None:
+        """Prefill the call's prompt on `worker`.
+
+        Returns:
+            The `kv_transfer_params` for the decode worker, None where it has to prefill itself.
+        """
+        self._pool.picked(worker)
+        try:
+            return await self._ask_prefill(call, worker)
+        except TimeoutError:
+            reason = "timeout"
+        except WorkerFailedError as error:
+            reason = error.reason
+        except WorkerBusyError:
+            reason = "busy"
+        except WorkerRefusedError as error:
+            reason = f"status_{error.status}"
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            reason = "bad_answer"
+        self._metrics.prefill_fallbacks.labels(reason).inc()
+        return None
+
+    async def _ask_prefill(self, call: Call, worker: Worker) -> dict[str, Any]:
+        body = orjson.dumps(prefill_body(call.body))
+        limit = self._settings.prefill_timeout_seconds
+        async with (
+            Wait(self._sweeper, worker, limit),
+            self._upstream.post(worker, call.path, body, call.headers) as answer,
+        ):
+            params = orjson.loads(await answer.read())["kv_transfer_params"]
+        if not isinstance(params, dict) or not params.get("do_remote_prefill"):
+            raise TypeError
+        self._memory.remember(worker.id, call.hashes)
+        return params

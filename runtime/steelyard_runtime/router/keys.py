@@ -1,0 +1,148 @@
+"""API keys and their limits: who may ask, how often and how much at once. No I/O, no clock."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import ceil
+
+import msgspec
+
+from steelyard_runtime.errors import ConfigError, RequestError
+
+
+class ApiKey(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """One key and what it allows; no limit where a field is absent."""
+
+    name: str
+    key: str
+    requests_per_minute: int | None = None
+    max_concurrent: int | None = None
+
+
+class _KeyFile(msgspec.Struct, forbid_unknown_fields=True):
+    keys: list[ApiKey]
+
+
+def parse_api_keys(text: str, source: str) -> tuple[ApiKey, ...]:
+    """Read keys from JSON (`{"keys": [...]}`) or from one key a line.
+
+    Raises:
+        ConfigError: the text is neither; keys are never quoted in the message.
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            keys = msgspec.json.decode(text, type=_KeyFile).keys
+        except msgspec.DecodeError as error:
+            raise ConfigError(
+                f'{source} must be JSON of the form {{"keys": [{{"name", "key"}}]}}: {error}'
+            ) from None
+    else:
+        lines = [line.strip() for line in text.splitlines()]
+        keys = [
+            ApiKey(name=f"key-{number}", key=line)
+            for number, line in enumerate(lines, 1)
+            if line and not line.startswith("#")
+        ]
+    if not keys:
+        raise ConfigError(f"{source} must hold at least one key, got none")
+    _check(keys, source)
+    return tuple(keys)
+
+
+def _check(keys: list[ApiKey], source: str) -> None:
+    for label, values in (("name", [key.name for key in keys]), ("key", [key.key for key in keys])):
+        if len(set(values)) != len(values):
+            raise ConfigError(f"{source} must not give the same {label} twice")
+    for key in keys:
+        limits = (key.requests_per_minute, key.max_concurrent)
+        if not key.key or any(limit is not None and limit < 1 for limit in limits):
+            raise ConfigError(
+                f"{source}: key '{key.name}' must not be empty and its limits must be at least 1"
+            )
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """A key in use: a token bucket of requests and a count of those that run."""
+
+    key: ApiKey
+    digest: bytes
+    running: int = 0
+    _tokens: float = field(init=False)
+    _filled_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._tokens = float(self.key.requests_per_minute or 0)
+
+    def enter(self, now_seconds: float) -> None:
+        """Admit one request; `leave` must follow.
+
+        Raises:
+            RequestError: 429 with the seconds after which a request is allowed again.
+        """
+        limit = self.key.max_concurrent
+        if limit is not None and self.running >= limit:
+            raise _over(f"at most {limit} requests at once", 1)
+        rate = self.key.requests_per_minute
+        if rate is not None:
+            gained = (now_seconds - self._filled_at) * rate / 60
+            self._tokens = min(float(rate), self._tokens + gained)
+            self._filled_at = now_seconds
+            if self._tokens < 1:
+                raise _over(
+                    f"at most {rate} requests per minute", ceil((1 - self._tokens) * 60 / rate)
+                )
+            self._tokens -= 1
+        self.running += 1
+
+    def leave(self) -> None:
+        """End one admitted request."""
+        self.running -= 1
+
+
+def _over(limit: str, retry_after_seconds: int) -> RequestError:
+    return RequestError(
+        f"This API key allows {limit}; retry after {retry_after_seconds} s.",
+        status=429,
+        code="rate_limit_exceeded",
+        kind="rate_limit_error",
+        retry_after_seconds=retry_after_seconds,
+    )
+
+
+class KeyRing:
+    """Finds the account of a request by the digest of its key, so that no comparison leaks one."""
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        accounts = [Account(key, _digest(key.key)) for key in keys]
+        self._accounts = {account.digest: account for account in accounts}
+
+    def account(self, authorization: str | None) -> Account | None:
+        """Return the account that `Authorization` names; None where no keys are configured.
+
+        Raises:
+            RequestError: 401, the header is missing or names no key.
+        """
+        if not self._accounts:
+            return None
+        scheme, _, given = (authorization or "").partition(" ")
+        digest = _digest(given.strip())
+        account = self._accounts.get(digest)
+        if (
+            scheme.lower() != "bearer"
+            or account is None
+            or not hmac.compare_digest(account.digest, digest)
+        ):
+            raise RequestError(
+                "The API key must be given as 'Authorization: Bearer KEY' and be one of this "
+                "service's keys.",
+                status=401,
+                code="invalid_api_key",
+                kind="authentication_error",
+            )
+        return account
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,292 @@
+"""A completion from arrival to last byte: attempts on workers until one of them finishes it.
+
+Which worker is chosen is decided in `placement.py`, how a broken stream goes on in `replay.py`.
+"""
+
+import asyncio
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from steelyard_runtime.errors import RequestError
+from steelyard_runtime.router.affinity import PrefixMemory, TokenEstimator
+from steelyard_runtime.router.call import Call
+from steelyard_runtime.router.client_stream import ClientStream
+from steelyard_runtime.router.dispatch import Dispatcher, Target
+from steelyard_runtime.router.health import HealthMonitor
+from steelyard_runtime.router.metrics import RouterMetrics
+from steelyard_runtime.router.replay import (
+    ReplayKind,
+    is_worker_failure,
+    plan_replay,
+    resume_fields,
+)
+from steelyard_runtime.router.replies import error_event
+from steelyard_runtime.router.sweeper import Sweeper, Wait
+from steelyard_runtime.router.transcript import Transcript
+from steelyard_runtime.router.upstream import (
+    Upstream,
+    WorkerBusyError,
+    WorkerFailedError,
+    WorkerRefusedError,
+)
+
+
+class Proxy:
+    """Serves completions through workers."""
+
+    def __init__(
+        self,
+        *,
+        dispatcher: Dispatcher,
+        upstream: Upstream,
+        sweeper: Sweeper,
+        health: HealthMonitor,
+        memory: PrefixMemory,
+        estimator: TokenEstimator,
+        metrics: RouterMetrics,
+        max_attempts: int,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._upstream = upstream
+        self._sweeper = sweeper
+        self._health = health
+        self._memory = memory
+        self._estimator = estimator
+        self._metrics = metrics
+        self._max_attempts = max_attempts
+
+    async def whole(self, call: Call) -> web.Response:
+        """Answer a request that does not stream.
+
+        Raises:
+            RequestError: no worker could serve it.
+        """
+        while True:
+            target = await self._dispatcher.next_target(call)
+            try:
+                document = await self._whole_once(call, target)
+            except WorkerRefusedError as error:
+                return _refusal(error)
+            except (WorkerFailedError, WorkerBusyError, TimeoutError) as error:
+                self._note(call, target, error)
+                self._metrics.retries.labels(_reason(error)).inc()
+                continue
+            self._memory.remember(target.decode.id, call.hashes)
+            return web.Response(body=orjson.dumps(document), content_type="application/json")
+
+    async def _whole_once(self, call: Call, target: Target) -> dict[str, Any]:
+        body = await self._decode_body(call, target, with_prefill=True)
+        async with (
+            Wait(self._sweeper, target.decode, None),
+            self._upstream.post(
+                target.decode, call.path, orjson.dumps(body), call.headers
+            ) as answer,
+        ):
+            content = await answer.read()
+        try:
+            document: dict[str, Any] = orjson.loads(content)
+            document.pop("kv_transfer_params", None)
+            self._learn(call, document["usage"]["prompt_tokens"])
+        except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+            raise WorkerFailedError("bad_answer") from None
+        return document
+
+    async def stream(self, call: Call, client: ClientStream) -> web.StreamResponse:
+        """Answer a request that streams, across as many workers as it takes.
+
+        Raises:
+            RequestError: no worker could serve it, and nothing has been sent to the client.
+        """
+        self._sweeper.streams.add(client)
+        try:
+            return await self._stream(call, client)
+        except RequestError as error:
+            if not client.opened:
+                raise
+            return await self._fail_midway(client, error)
+        finally:
+            self._sweeper.streams.discard(client)
+
+    async def _stream(self, call: Call, client: ClientStream) -> web.StreamResponse:
+        transcript = Transcript(
+            choices=call.checked.choices,
+            keep_token_ids=call.checked.wants_token_ids,
+            keep_timing="steelyard" in call.body,
+        )
+        kind: ReplayKind = "fresh"
+        replayed = False
+        while not transcript.done:
+            try:
+                target = await self._dispatcher.next_target(call)
+                try:
+                    await self._stream_once(call, target, transcript, client, kind)
+                except WorkerRefusedError as error:
+                    if not client.opened:
+                        return _refusal(error)
+                    await client.send(error_event(_refusal_document(error)))
+                    return await client.finish()
+                except (WorkerFailedError, WorkerBusyError, TimeoutError) as error:
+                    self._note(call, target, error)
+                    kind = plan_replay(transcript)
+                    if kind == "fresh":
+                        self._metrics.retries.labels(_reason(error)).inc()
+                    elif kind == "impossible":
+                        raise _lost() from None
+                    else:
+                        replayed = True
+                    transcript.begin_replay(resumed=kind == "resume")
+                if kind == "close":
+                    await client.send(
+                        transcript.closing_events(with_usage=call.checked.wants_usage)
+                    )
+                    break
+            except RequestError:
+                if replayed or kind == "impossible":
+                    self._metrics.replays.labels("failed").inc()
+                raise
+        if replayed:
+            self._metrics.replays.labels("done").inc()
+        self._finish(call, transcript)
+        return await client.finish()
+
+    async def _stream_once(
+        self,
+        call: Call,
+        target: Target,
+        transcript: Transcript,
+        client: ClientStream,
+        kind: ReplayKind,
+    ) -> None:
+        """Relay one worker's stream until its end.
+
+        Raises:
+            WorkerFailedError: it broke, or ended without `[DONE]`.
+        """
+        fields = await self._decode_body(call, target, with_prefill=kind != "resume")
+        fields["return_token_ids"] = True
+        if kind == "resume":
+            resume_fields(fields, transcript)
+        body = orjson.dumps(fields)
+        decode = target.decode
+        async with (
+            Wait(self._sweeper, decode, None) as wait,
+            self._upstream.post(decode, call.path, body, call.headers) as answer,
+        ):
+            read = answer.content.readany
+            while data := await read():
+                wait.heard()
+                if transcript.done:
+                    continue
+                out = transcript.feed(data)
+                if out:
+                    await client.send(out)
+                    if call.first_token_seconds is None:
+                        self._first_token(call, target, transcript)
+                if transcript.error is not None:
+                    await self._error(transcript.error, target, client)
+                    transcript.done = True
+                    return
+        if not transcript.done:
+            self._health.lost(decode, "stream ended early")
+            raise WorkerFailedError("eof")
+
+    async def _error(self, error: dict[str, Any], target: Target, client: ClientStream) -> None:
+        """Take a worker's error event: the worker's failure, or the client's own."""
+        if is_worker_failure(error):
+            self._health.lost(target.decode, "error in a stream")
+            raise WorkerFailedError("error_event")
+        await client.send(error_event({"error": error}))
+
+    async def _decode_body(
+        self, call: Call, target: Target, *, with_prefill: bool
+    ) -> dict[str, Any]:
+        fields = dict(call.body)
+        if with_prefill and target.prefill is not None:
+            params = await self._dispatcher.prefill(call, target.prefill)
+            if params is not None:
+                fields["kv_transfer_params"] = params
+        return fields
+
+    def _note(self, call: Call, target: Target, error: Exception) -> None:
+        """Remember a failed attempt.
+
+        Raises:
+            RequestError: it was the last one allowed.
+        """
+        worker_id = target.decode.id
+        if isinstance(error, WorkerBusyError):
+            call.busy_on.add(worker_id)
+            call.retry_after_seconds = max(call.retry_after_seconds, error.retry_after_seconds)
+            return
+        call.failed_on.add(worker_id)
+        if isinstance(error, WorkerFailedError) and not error.reached:
+            return
+        call.failures += 1
+        if call.failures >= self._max_attempts:
+            raise RequestError(
+                f"{call.failures} workers failed on this request, the last one with "
+                f"'{_reason(error)}'; it may be sent again.",
+                status=502,
+                code="workers_failed",
+                kind="server_error",
+            ) from None
+
+    def _first_token(self, call: Call, target: Target, transcript: Transcript) -> None:
+        if not transcript.has_text and not transcript.has_token_ids:
+            return
+        now_seconds = asyncio.get_running_loop().time()
+        call.first_token_seconds = now_seconds
+        self._metrics.ttft_seconds.observe(now_seconds - call.arrived_seconds)
+        self._memory.remember(target.decode.id, call.hashes)
+
+    def _finish(self, call: Call, transcript: Transcript) -> None:
+        if transcript.prompt_tokens:
+            self._learn(call, transcript.prompt_tokens)
+        first_seconds = call.first_token_seconds
+        tokens = transcript.completion_tokens
+        if first_seconds is not None and tokens > 1:
+            spent_seconds = asyncio.get_running_loop().time() - first_seconds
+            self._metrics.tpot_seconds.observe(spent_seconds / (tokens - 1))
+
+    def _learn(self, call: Call, prompt_tokens: int) -> None:
+        self._estimator.learn(call.characters, prompt_tokens)
+
+    async def _fail_midway(self, client: ClientStream, error: RequestError) -> web.StreamResponse:
+        document = {
+            "message": error.message,
+            "type": error.kind,
+            "param": error.param,
+            "code": error.code,
+        }
+        await client.send(error_event({"error": document}))
+        return await client.finish()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, WorkerFailedError):
+        return error.reason
+    return "busy" if isinstance(error, WorkerBusyError) else "stalled"
+
+
+def _refusal(error: WorkerRefusedError) -> web.Response:
+    return web.Response(body=error.body, status=error.status, content_type=error.content_type)
+
+
+def _refusal_document(error: WorkerRefusedError) -> dict[str, Any]:
+    try:
+        document = orjson.loads(error.body)
+    except orjson.JSONDecodeError:
+        document = None
+    return document if isinstance(document, dict) else {"error": {"message": "refused"}}
+
+
+def _lost() -> RequestError:
+    return RequestError(
+        "The worker was lost in the middle of this answer, and it sent no token ids from which "
+        "another could go on.",
+        status=502,
+        code="stream_lost",
+        kind="server_error",
+    )

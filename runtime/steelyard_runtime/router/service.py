@@ -1,0 +1,295 @@
+"""The router's HTTP surface: which path does what, who may ask, and what every answer carries."""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+import aiohttp
+from aiohttp import web
+from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
+
+from steelyard_runtime.errors import RequestError
+from steelyard_runtime.router.affinity import PrefixMemory, TokenEstimator
+from steelyard_runtime.router.call import make_call
+from steelyard_runtime.router.client_stream import ClientGoneError, ClientStream, stream_headers
+from steelyard_runtime.router.cors import CrossOrigin
+from steelyard_runtime.router.dispatch import Dispatcher
+from steelyard_runtime.router.explain import explain
+from steelyard_runtime.router.health import HealthMonitor
+from steelyard_runtime.router.keys import KeyRing
+from steelyard_runtime.router.metrics import RouterMetrics
+from steelyard_runtime.router.pool import WorkerPool
+from steelyard_runtime.router.proxy import Proxy
+from steelyard_runtime.router.replies import error_reply, json_reply
+from steelyard_runtime.router.settings import RouterSettings
+from steelyard_runtime.router.sweeper import Sweeper
+from steelyard_runtime.router.upstream import Upstream, forwarded_headers
+from steelyard_runtime.router.validation import check_body
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
+COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
+FORWARDED = {"/tokenize": "POST", "/detokenize": "POST", "/version": "GET"}
+OPEN_PATHS = frozenset(("/health", "/ready", "/metrics"))  # probes and scrapers have no key
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_CLIENT_GONE = 499
+
+
+class RouterService:
+    """Answers requests; `app.py` gives it a socket."""
+
+    def __init__(
+        self,
+        settings: RouterSettings,
+        pool: WorkerPool,
+        memory: PrefixMemory,
+        session: aiohttp.ClientSession,
+    ) -> None:
+        self._settings = settings
+        self.pool = pool
+        self._memory = memory
+        self._session = session
+        self._estimator = TokenEstimator()
+        self._keys = KeyRing(settings.api_keys)
+        self._cors = CrossOrigin(settings.allowed_origins)
+        self._created = int(time.time())
+        self.draining = False
+        self.in_flight = 0
+        self.idle = asyncio.Event()  # set while nothing is in flight
+        self.idle.set()
+        self.health = HealthMonitor(pool, session, settings.probe_timeout_seconds)
+        self.metrics = RouterMetrics(settings.served_model_name, pool)
+        self.sweeper = Sweeper(
+            keepalive_seconds=settings.sse_keepalive_seconds,
+            stall_seconds=settings.stall_seconds,
+            alive=self.health.alive,
+            stalled=lambda worker: self.health.lost(worker, "stalled"),
+        )
+        upstream = Upstream(session, self.health)
+        self._dispatcher = Dispatcher(
+            settings,
+            pool=pool,
+            memory=memory,
+            metrics=self.metrics,
+            upstream=upstream,
+            sweeper=self.sweeper,
+        )
+        self._proxy = Proxy(
+            dispatcher=self._dispatcher,
+            upstream=upstream,
+            sweeper=self.sweeper,
+            health=self.health,
+            memory=memory,
+            estimator=self._estimator,
+            metrics=self.metrics,
+            max_attempts=settings.max_attempts,
+        )
+        self._routes: dict[str, tuple[str, Handler]] = {
+            **dict.fromkeys(COMPLETIONS, ("POST", self._completion)),
+            **{path: (method, self._forward) for path, method in FORWARDED.items()},
+            "/v1/models": ("GET", self._models),
+            "/health": ("GET", self._health),
+            "/ready": ("GET", self._ready),
+            "/metrics": ("GET", self._metrics_page),
+            "/router/workers": ("GET", self._workers),
+        }
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; every error has OpenAI's shape."""
+        request_id = _request_id(request)
+        common = {"X-Request-Id": request_id, **self._cors.headers(request)}
+        self.in_flight += 1
+        self.idle.clear()
+        try:
+            if self._cors.is_preflight(request):
+                return self._cors.preflight(request)
+            reply = await self._answer(request, request_id)
+        except RequestError as error:
+            reply = error_reply(error)
+        except ClientGoneError:
+            reply = web.Response(status=_CLIENT_GONE)
+        except asyncio.CancelledError:
+            self._count(request, request_id, _CLIENT_GONE)
+            raise
+        except Exception:
+            logger.exception("request failed", extra={"fields": {"request_id": request_id}})
+            reply = error_reply(
+                RequestError(
+                    "The router failed on this request; its log has the details under the "
+                    "request id.",
+                    status=500,
+                    code="internal_error",
+                    kind="server_error",
+                )
+            )
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self.idle.set()
+        if not reply.prepared:
+            reply.headers.update(common)
+        if self.draining:
+            reply.force_close()
+        self._count(request, request_id, reply.status)
+        return reply
+
+    def _count(self, request: web.BaseRequest, request_id: str, code: int) -> None:
+        if request.path not in COMPLETIONS:
+            return
+        self.metrics.request(code)
+        logger.info(
+            "request",
+            extra={"fields": {"request_id": request_id, "path": request.path, "code": code}},
+        )
+
+    async def _answer(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        path = request.path
+        route = self._routes.get(path)
+        if route is None and path.startswith("/v1/models/"):
+            route = ("GET", self._models)
+        if route is None:
+            raise RequestError(
+                f"`{path[:128]}` is not served here; served are: {', '.join(self._routes)}.",
+                status=404,
+                code="not_found",
+                kind="not_found_error",
+            )
+        method, handler = route
+        if request.method != method:
+            raise RequestError(
+                f"`{path}` takes {method}, not {request.method[:16]}.",
+                status=405,
+                code="method_not_allowed",
+            )
+        if path in OPEN_PATHS:
+            return await handler(request, request_id)
+        account = self._keys.account(request.headers.get("Authorization"))
+        if account is None or method == "GET":
+            return await handler(request, request_id)
+        account.enter(asyncio.get_running_loop().time())
+        try:
+            return await handler(request, request_id)
+        finally:
+            account.leave()
+
+    async def _completion(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        loop = asyncio.get_running_loop()
+        arrived_seconds = loop.time()
+        raw = await self._body(request)
+        call = make_call(
+            check_body(raw, request.path, self._settings.served_model_name),
+            request_id=request_id,
+            path=request.path,
+            headers=forwarded_headers(request_id, request.headers),
+            estimator=self._estimator,
+            arrived_seconds=arrived_seconds,
+        )
+        if call.checked.stream:
+            common = {"X-Request-Id": request_id, **self._cors.headers(request)}
+            client = ClientStream(request, stream_headers(common), loop)
+            reply = await self._proxy.stream(call, client)
+        else:
+            reply = await self._proxy.whole(call)
+        self.metrics.e2e_seconds.observe(loop.time() - arrived_seconds)
+        return reply
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        limit = self._settings.max_request_bytes
+        length = request.content_length
+        try:
+            if length is None or length <= limit:
+                return await request.read()
+        except HTTPRequestEntityTooLarge:
+            pass
+        raise RequestError(
+            f"The body may not be larger than {limit} bytes.", status=413, code="body_too_large"
+        )
+
+    async def _forward(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        """Let any worker answer what the router cannot: it has no tokenizer."""
+        body = await self._body(request) if request.method == "POST" else None
+        headers = forwarded_headers(request_id, request.headers)
+        timeout = aiohttp.ClientTimeout(total=self._settings.queue_timeout_seconds)
+        for worker in self.pool.workers:
+            if not worker.routable:
+                continue
+            try:
+                async with self._session.request(
+                    request.method,
+                    worker.url + request.path,
+                    data=body,
+                    headers=headers,
+                    timeout=timeout,
+                ) as answer:
+                    content = await answer.read()
+            except (aiohttp.ClientError, TimeoutError, OSError):
+                continue
+            return web.Response(
+                body=content, status=answer.status, content_type=answer.content_type
+            )
+        raise RequestError(
+            "No worker is ready.",
+            status=503,
+            code="no_worker",
+            kind="server_error",
+            retry_after_seconds=1,
+        )
+
+    async def _models(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        name = self._settings.served_model_name
+        asked = request.path.removeprefix("/v1/models").lstrip("/")
+        if asked and asked != name:
+            raise RequestError(
+                f"The model `{asked[:128]}` does not exist; this service serves `{name}`.",
+                status=404,
+                param="model",
+                code="model_not_found",
+                kind="not_found_error",
+            )
+        card = {"id": name, "object": "model", "created": self._created, "owned_by": "steelyard"}
+        length = await self._max_model_len()
+        if length is not None:
+            card["max_model_len"] = length
+        return json_reply(card if asked else {"object": "list", "data": [card]})
+
+    async def _max_model_len(self) -> int | None:
+        timeout = aiohttp.ClientTimeout(total=self._settings.probe_timeout_seconds)
+        for worker in self.pool.workers:
+            if worker.max_model_len is None and worker.routable:
+                try:
+                    async with self._session.get(
+                        worker.url + "/v1/models", timeout=timeout
+                    ) as answer:
+                        card = (await answer.json())["data"][0]
+                        worker.max_model_len = int(card["max_model_len"])
+                except (aiohttp.ClientError, TimeoutError, OSError, LookupError, ValueError):
+                    continue
+            if worker.max_model_len is not None:
+                return worker.max_model_len
+        return None
+
+    async def _health(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        return json_reply({"status": "ok"})
+
+    async def _ready(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        ready = self.pool.decode_ready() and not self.draining
+        reason = "draining" if self.draining else "no decode worker"
+        return json_reply({"status": "ready" if ready else reason}, 200 if ready else 503)
+
+    async def _metrics_page(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        return web.Response(
+            body=self.metrics.page(),
+            headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def _workers(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        return json_reply(explain(self.pool, self._memory, self._dispatcher.last_placement))
+
+
+def _request_id(request: web.BaseRequest) -> str:
+    given = request.headers.get("X-Request-Id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -1,0 +1,33 @@
+"""What a router process was told to do; `command.py` fills it from flags. Nothing is read here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from steelyard_runtime.router.keys import ApiKey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """The router's configuration; durations in seconds, sizes in bytes."""
+
+    served_model_name: str
+    membership_file: Path
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_keys: tuple[ApiKey, ...] = ()  # none: the port is open
+    worker_api_key: str = ""
+    min_remote_prefill_tokens: int = 64
+    prefill_timeout_seconds: float = 60.0
+    queue_timeout_seconds: float = 30.0
+    # How long a request waits for a decode worker while a prefill worker could serve it.
+    last_resort_seconds: float = 2.0
+    # A worker that is silent for so long on a request is probed; no answer to the probe ends it.
+    stall_seconds: float = 5.0
+    probe_timeout_seconds: float = 2.0
+    connect_timeout_seconds: float = 2.0
+    max_attempts: int = 4  # workers that may fail under one request
+    max_request_bytes: int = 10 * 1024 * 1024
+    allowed_origins: tuple[str, ...] = ()
+    sse_keepalive_seconds: float = 15.0
+    drain_timeout_seconds: float = 30.0
+    membership_poll_seconds: float = 0.2
