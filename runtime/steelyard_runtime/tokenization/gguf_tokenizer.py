@@ -4,14 +4,15 @@ Which split belongs to which `tokenizer.ggml.pre` is in `pretokenizers.py`. Unkn
 refused by name: a near miss would give other ids for some texts, silently.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tokenizers import AddedToken, decoders, models, processors
 from tokenizers import Tokenizer as Backend
 
+from steelyard_runtime.checkpoint_files.gguf_header import read_gguf_header
 from steelyard_runtime.errors import CheckpointError
-from steelyard_runtime.tokenization.gguf_metadata import GgufValue, read_gguf_metadata
 from steelyard_runtime.tokenization.pretokenizers import PRE_TOKENIZERS
 from steelyard_runtime.tokenization.tokenizer import Tokenizer
 
@@ -31,14 +32,13 @@ def load_gguf_tokenizer(path: Path) -> Tokenizer:
     Raises:
         CheckpointError: the file is damaged, or its tokenizer is of an unsupported kind.
     """
-    metadata = read_gguf_metadata(path, lambda key: key.startswith("tokenizer."))
-    return _GgufTokenizer(metadata, path).build()
+    return _GgufTokenizer(read_gguf_header(path).metadata, path).build()
 
 
 class _GgufTokenizer:
     """The `tokenizer.*` keys of one file."""
 
-    def __init__(self, metadata: dict[str, GgufValue], path: Path) -> None:
+    def __init__(self, metadata: Mapping[str, Any], path: Path) -> None:
         self._metadata = metadata
         self._path = path
 
@@ -62,7 +62,9 @@ class _GgufTokenizer:
         try:
             bpe = models.BPE(vocabulary, self._merges(), ignore_merges=rules.ignore_merges)
         except Exception as error:  # The library raises bare Exceptions.
-            raise CheckpointError(f"{self._path}: tokenizer.ggml.merges: {error}") from None
+            raise CheckpointError(
+                f"{self._path}: its vocabulary and merges do not fit together: {error}"
+            ) from None
         backend = Backend(bpe)
         backend.pre_tokenizer = rules.build()
         backend.decoder = decoders.ByteLevel()
@@ -148,7 +150,8 @@ class _GgufTokenizer:
         )
         if not matches:
             raise CheckpointError(f"{self._path}: tokenizer.ggml.{key} has the wrong type")
-        return value  # type: ignore[return-value]  # Checked above, beyond mypy's reach.
+        found: _Wanted = value
+        return found
 
 
 def _surround(
