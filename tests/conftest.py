@@ -1,0 +1,25 @@
+"""The layout guard: stops pytest before a stray module can shadow the standard library."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+CONTAINERS = ("operator", "runtime", "kernels")
+TEST_FOLDERS = ("tests/operator", "tests/runtime", "tests/kernels")
+
+
+def strays(root: Path) -> list[str]:
+    """Return the modules that stand where only package folders may."""
+    found = [path for name in CONTAINERS for path in (root / name).glob("*.py")]
+    found += [path for name in TEST_FOLDERS for path in (root / name).glob("__init__.py")]
+    return sorted(str(path.relative_to(root)) for path in found)
+
+
+def pytest_configure() -> None:
+    """Fail before collection, with a message that names the offending file."""
+    if names := strays(ROOT):
+        raise pytest.UsageError(
+            f"container folders must not hold modules (stdlib shadowing): {', '.join(names)}"
+        )
