@@ -49,8 +49,13 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one sub-command; returns its exit code."""
+def main(arguments: Sequence[str] | None = None, *, runtime: Sequence[str] = ()) -> int:
+    """Run one sub-command; returns its exit code.
+
+    Args:
+        arguments: the command line, this process' own where it is not given.
+        runtime: what to run for `steelyard-runtime`; the installed one where it is not given.
+    """
     try:
         given = parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
         from steelyard_operator.local.up import Options, up
@@ -63,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 json=given.json,
                 verbose=given.verbose,
                 max_tokens=given.max_tokens,
+                runtime=tuple(runtime),
             )
         )
     except UserError as error:

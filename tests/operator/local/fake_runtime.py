@@ -28,9 +28,9 @@ def log(event: str) -> None:
 
 
 def phase(started_at: float) -> str:
-    """A phase lasts 0.2 s, unless the test holds it."""
+    """A phase lasts 0.1 s, unless the test holds it."""
     last = PHASES.index(os.environ.get("FAKE_STOP_AT", "ready"))
-    return PHASES[min(int((time.monotonic() - started_at) / 0.2), last)]
+    return PHASES[min(int((time.monotonic() - started_at) / 0.1), last)]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -103,7 +103,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, stop)
     Handler.started_at = time.monotonic()
-    server.serve_forever()
+    server.serve_forever(poll_interval=0.02)
 
 
 if __name__ == "__main__":

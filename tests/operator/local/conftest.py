@@ -1,0 +1,109 @@
+"""Fixtures of local mode: a document, and `steelyard up` on a stand-in for the runtime."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from steelyard_operator.api.load import load
+from steelyard_operator.api.v1alpha1 import InferenceService
+
+ROOT = Path(__file__).parents[3]
+SAMPLE = ROOT / "manifests/samples/smollm2.yaml"
+SCRIPT = Path(__file__).with_name("run_up.py")
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Local mode is written for asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+def sample() -> InferenceService:
+    """The sample service: one prefill and one decode worker."""
+    return load(SAMPLE.read_text(), "smollm2.yaml")
+
+
+@dataclass
+class Steelyard:
+    """Starts `steelyard` in an environment of its own and ends what the test leaves."""
+
+    folder: Path
+    environment: dict[str, str]
+    running: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Start `steelyard` with the stand-in; `variables` steer it."""
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *arguments],
+            env={**self.environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.running.append(process)
+        return process
+
+    def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+        """Run `steelyard` to its end."""
+        process = self.start(*arguments, **variables)
+        out, err = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def log(self) -> list[str]:
+        """Return what the stand-ins recorded: starts and graceful ends."""
+        file = Path(self.environment["FAKE_LOG"])
+        return file.read_text().splitlines() if file.exists() else []
+
+    def pids(self) -> list[int]:
+        """Return the process ids of all stand-ins that were started."""
+        return [int(line.split()[2]) for line in self.log() if line.startswith("start")]
+
+    def alive(self) -> list[int]:
+        """Return those that still run."""
+        return [pid for pid in self.pids() if _runs(pid)]
+
+    def leftovers(self) -> list[str]:
+        """Return what is left in the temporary directory."""
+        return [path.name for path in Path(self.environment["TMPDIR"]).iterdir()]
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 15) -> None:
+        """Wait for a condition; fail the test when it does not hold in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "the condition never held"
+            time.sleep(0.02)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process exists and is no zombie, whose command line is empty."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def steelyard(tmp_path: Path) -> Iterator[Steelyard]:
+    """`steelyard` with our packages, where everything temporary is the test's own."""
+    packages = [str(ROOT / name) for name in ("operator", "runtime", "kernels")]
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    environment: Mapping[str, str] = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(packages),
+        "TMPDIR": str(temporary),
+        "FAKE_LOG": str(tmp_path / "log"),
+    }
+    steelyard = Steelyard(tmp_path, dict(environment))
+    yield steelyard
+    for process in steelyard.running:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
