@@ -1,0 +1,101 @@
+"""The outermost layer of the serving port: request ids, API keys, one log line a request.
+
+Pure ASGI, so that streams pass without a copy. Nothing of a prompt or an answer is logged.
+"""
+
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from steelyard_runtime.errors import RequestError
+from steelyard_runtime.server.failures import as_request_error, error_response
+from steelyard_runtime.server.request_ids import request_id
+
+log = logging.getLogger("steelyard_runtime.server.request")
+
+QUIET_PATHS = frozenset({"/health", "/ready", "/metrics", "/version", "/state"})
+
+
+class Keys:
+    """Bearer keys, compared in constant time; with no key everything is open."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def allow(self, authorization: str | None) -> bool:
+        """Whether the `Authorization` header holds one of the keys."""
+        if not self._digests:
+            return True
+        scheme, _, key = (authorization or "").partition(" ")
+        digest = hashlib.sha256(key.strip().encode(errors="surrogateescape")).digest()
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
+
+
+class Access:
+    """Wraps the application; `scope["state"]["log"]` collects fields of the request's line."""
+
+    def __init__(self, app: ASGIApp, keys: Keys, guarded: Callable[[str, str], bool]) -> None:
+        self._app = app
+        self._keys = keys
+        self._guarded = guarded
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        headers = Headers(scope=scope)
+        identity = request_id(headers.get("x-request-id"))
+        fields: dict[str, Any] = {}
+        scope.setdefault("state", {}).update(request_id=identity, log=fields)
+        echoed = (b"x-request-id", identity.encode())
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], echoed]
+            await send(message)
+
+        try:
+            guarded = self._guarded(scope["method"], scope["path"])
+            if guarded and not self._keys.allow(headers.get("authorization")):
+                denied = RequestError(
+                    "`Authorization` must be 'Bearer' and a valid key",
+                    status=401,
+                    code="invalid_api_key",
+                )
+                challenge = {"www-authenticate": "Bearer"}
+                await error_response(denied, challenge)(scope, receive, send_with_id)
+            else:
+                await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            log.exception("request failed", extra={"fields": {"request_id": identity}})
+            if status:
+                raise
+            await error_response(as_request_error(error))(scope, receive, send_with_id)
+        finally:
+            quiet = scope["path"] in QUIET_PATHS and status in (200, 503)
+            log.log(
+                logging.DEBUG if quiet else logging.INFO,
+                "request",
+                extra={
+                    "fields": {
+                        "request_id": identity,
+                        "method": scope["method"],
+                        "path": scope["path"][:200],
+                        "status": status,
+                        "seconds": round(time.monotonic() - started, 6),
+                        **fields,
+                    }
+                },
+            )
