@@ -72,10 +72,19 @@ def _chat_templates(directory: Path, config: dict[str, Any]) -> dict[str, str]:
     if isinstance(declared, str):
         templates["default"] = declared
     elif isinstance(declared, list):
-        templates |= {str(item["name"]): str(item["template"]) for item in declared}
+        try:
+            templates |= {str(item["name"]): str(item["template"]) for item in declared}
+        except (KeyError, TypeError):
+            raise CheckpointError(
+                f"{directory}/tokenizer_config.json: chat_template must be a string, or a list "
+                "of objects with name and template"
+            ) from None
     single = directory / "chat_template.jinja"
     files = [single] if single.is_file() else []
     for file in [*files, *sorted((directory / "additional_chat_templates").glob("*.jinja"))]:
         name = "default" if file == single else file.stem
-        templates[name] = file.read_text(encoding="utf-8")
+        try:
+            templates[name] = file.read_text(encoding="utf-8")
+        except ValueError:
+            raise CheckpointError(f"{file}: must be UTF-8") from None
     return templates
