@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str]) -> int:
     """Parse flags and run until a signal; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    given = build_parser().parse_args(arguments)
     settings = settings_from(given, os.environ)
     exit_with_parent(os.environ)
     logs.configure(given.log_level)
@@ -63,7 +63,8 @@ def settings_from(given: argparse.Namespace, environment: Mapping[str, str]) -> 
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; `docs/contract.md` section 4 lists the same flags."""
     parser = _Parser(
         prog="steelyard-runtime router",
         description="The HTTP front of one service: pairs prefill and decode workers.",

@@ -1,0 +1,79 @@
+"""What the documents promise is there: commands, links, and nothing of one machine."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TRACKED = subprocess.run(
+    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+).stdout.split()
+DOCUMENTS = [name for name in TRACKED if name.endswith(".md")]
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+# Hosts that an address in a tracked file may name: this machine and placeholders, and where a
+# specification or a licence is cited from. Never a registry.
+HOSTS = re.compile(
+    r"(127\.0\.0\.1|0\.0\.0\.0|10\.[0-9.]+|\[.*\]|localhost|[a-z]+[0-9]?|([a-z]+\.)*example(\.[a-z]+)?"
+    r"|\{.*|\$.*|[A-Z_]+|www\.apache\.org|github\.com|keepachangelog\.com|semver\.org)(:.*)?"
+)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_named_commands_exist(name: str) -> None:
+    """Every `make TARGET` in a document is a target of the Makefile."""
+    named = set(re.findall(r"`make ([a-z-]+)|^ *\$? *make ([a-z-]+)", _read(name), re.MULTILINE))
+
+    assert {target for pair in named for target in pair if target} - TARGETS == set()
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    """A relative link in a document is a file of the repository."""
+    links = [link for link in re.findall(r"\]\(([^)#]+)", _read(name)) if "://" not in link]
+
+    assert [link for link in links if not (ROOT / name).parent.joinpath(link).exists()] == []
+
+
+def test_every_target_has_a_help_line() -> None:
+    """`make help` lists all targets."""
+    shown = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    assert shown == TARGETS
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    """CI runs what a reader runs, and nothing else."""
+    lines = [line for line in _read(".ci/run").splitlines() if line and line[0] != "#"]
+
+    assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make check"]
+    assert "make check" in _read("README.md")
+
+
+def test_no_file_names_a_host_on_the_net() -> None:
+    """Where packages and models come from is the reader's configuration, not ours."""
+    address = re.compile(r"https?://([^/\s\"'`)>\\,;|]+)")
+    found = {
+        (name, host)
+        for name in TRACKED
+        for host in address.findall(_read(name))
+        if not HOSTS.fullmatch(host)
+    }
+
+    assert found == set()
+
+
+def test_no_file_names_a_path_of_one_machine() -> None:
+    """A clone works anywhere."""
+    paths = re.compile(r"(?<![\w.])/(work|root|home|opt)/[a-z]")
+
+    assert [name for name in TRACKED if paths.search(_read(name))] == []
+
+
+def _read(name: str) -> str:
+    try:
+        return (ROOT / name).read_text()
+    except (UnicodeDecodeError, FileNotFoundError):  # Binary, or removed in the working tree.
+        return ""
