@@ -179,8 +179,8 @@ class Importer:
             await self._verify(pull, opened)
 
     def _choose(self, peer: Greeting) -> Transport:
-        for name, transport in self._transports.items():
-            if name in peer.transports:
+        for transport in self._transports.values():
+            if transport.reaches(peer):
                 return transport
         raise TransferError("handshake", "the peer has no transport in common with this worker")
 

@@ -20,12 +20,14 @@ FailureCode = Literal["protocol", "unknown_lease", "range"]
 
 
 class NixlEndpoint(msgspec.Struct, frozen=True):
-    """How NIXL reaches a worker's pool."""
+    """How NIXL reaches a worker's pool, and from where it does so without the worker's help."""
 
     metadata: Annotated[bytes, msgspec.Meta(max_length=1 << 18)]
     base_address: Annotated[int, msgspec.Meta(ge=0)]
     device_id: Count = 0
     memory: Literal["DRAM", "VRAM"] = "DRAM"
+    machine: Name = ""  # equal for processes that may read each other's memory
+    rdma: bool = False
 
 
 class Greeting(msgspec.Struct, frozen=True):

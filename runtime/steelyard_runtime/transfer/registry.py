@@ -6,6 +6,8 @@ from steelyard_runtime.config import TransferConfig
 from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.transfer.faults import TransferFaults, faults_from
 from steelyard_runtime.transfer.interface import BlockMemory
+from steelyard_runtime.transfer.nixl import NixlTransport
+from steelyard_runtime.transfer.nixl_library import is_installed
 from steelyard_runtime.transfer.tcp import TcpTransport
 from steelyard_runtime.transfer.transport import Transport
 from steelyard_runtime.transfer.worker import TransferWorker
@@ -35,7 +37,7 @@ def make_transfer(
         engine_id=engine_id,
         fingerprint=fingerprint,
         memory=memory,
-        transports=_transports(config, engine_id, memory, environment, faults),
+        transports=_transports(config, engine_id, memory, faults),
         faults=faults,
         on_event=on_event,
     )
@@ -45,10 +47,21 @@ def _transports(
     config: TransferConfig,
     engine_id: str,
     memory: BlockMemory,
-    environment: Mapping[str, str],
     faults: TransferFaults | None,
 ) -> list[Transport]:
+    """Return the transports in the order of preference; TCP is always the last resort."""
     if config.transport not in TRANSPORTS:
         allowed = ", ".join(TRANSPORTS)
         raise ConfigError(f"--kv-transport must be one of {allowed}, got '{config.transport}'")
-    return [TcpTransport(memory, faults)]
+    tcp = TcpTransport(memory, faults)
+    if config.transport == "tcp" or (config.transport == "auto" and not is_installed()):
+        return [tcp]
+    nixl = NixlTransport(
+        memory,
+        engine_id=engine_id,
+        # A read that does not end costs at most half a lease: see `nixl_thread.py`.
+        recycle_seconds=config.lease_seconds / 4,
+        everywhere=config.transport == "nixl",
+        faults=faults,
+    )
+    return [nixl, tcp]

@@ -9,7 +9,14 @@ import asyncio
 from steelyard_runtime.errors import TransferError
 from steelyard_runtime.transfer.faults import TransferFaults
 from steelyard_runtime.transfer.interface import BlockMemory
-from steelyard_runtime.transfer.messages import Failure, NixlEndpoint, Opened, Read, Reading
+from steelyard_runtime.transfer.messages import (
+    Failure,
+    Greeting,
+    NixlEndpoint,
+    Opened,
+    Read,
+    Reading,
+)
 from steelyard_runtime.transfer.transport import Landing, Link, Wanted
 
 
@@ -28,6 +35,10 @@ class TcpTransport:
     def endpoint(self) -> NixlEndpoint | None:
         """A peer needs to know nothing more than where the side channel is."""
         return None
+
+    def reaches(self, peer: Greeting) -> bool:
+        """A peer whose side channel answers can be read."""
+        return self.name in peer.transports
 
     def read(self, link: Link, wanted: Wanted, opened: Opened) -> Landing:
         """Prepare a read of opened blocks."""

@@ -63,6 +63,10 @@ class Transport(Protocol):
         """What a peer must know to read from here, for our greeting."""
         ...
 
+    def reaches(self, peer: Greeting) -> bool:
+        """Whether blocks of this peer can be read; the first transport that can is taken."""
+        ...
+
     def read(self, link: Link, wanted: Wanted, opened: Opened) -> Landing:
         """Prepare a read of opened blocks; nothing moves before `finish`."""
         ...

@@ -108,13 +108,22 @@ class TransferWorker:
         self._listener = _listen(self._config.listen_host, self._config.port)
         self.port = self._listener.getsockname()[1]
         try:
-            for transport in self._transports.values():
-                transport.start()
+            for transport in list(self._transports.values()):
+                self._start_transport(transport)
         except BaseException:
             self._listener.close()
             self._loop.close()
             raise
         self._thread.start()
+
+    def _start_transport(self, transport: Transport) -> None:
+        try:
+            transport.start()
+        except ConfigError as error:
+            if self._config.transport != "auto":
+                raise
+            logger.warning("KV moves without %s: %s", transport.name, error)
+            del self._transports[transport.name]
 
     def export(self, request_id: str, block_ids: Sequence[int], num_tokens: int) -> dict[str, Any]:
         """Put blocks under a lease; return the `kv_transfer_params` of the answer.

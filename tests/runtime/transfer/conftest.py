@@ -12,6 +12,7 @@ from steelyard_runtime.config import TransferConfig
 from steelyard_runtime.ipc.messages import RemotePrefill
 from steelyard_runtime.testing.block_memory import PlainBlockMemory
 from steelyard_runtime.transfer.interface import TransferEvent
+from steelyard_runtime.transfer.nixl_library import is_installed
 from steelyard_runtime.transfer.registry import make_transfer
 from steelyard_runtime.transfer.worker import TransferWorker
 
@@ -70,6 +71,15 @@ MakeNode = Callable[..., Node]
 @pytest.fixture
 def remote() -> Callable[[dict[str, Any]], RemotePrefill]:
     return remote_of
+
+
+@pytest.fixture(params=["tcp", "nixl"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """Run a test over both transports."""
+    name = str(request.param)
+    if name == "nixl" and not is_installed():
+        pytest.skip("NIXL is not installed (pip install 'steelyard[nixl]')")
+    return name
 
 
 @pytest.fixture
