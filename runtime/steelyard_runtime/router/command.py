@@ -4,6 +4,7 @@ Secrets come from files or the environment, never from argv.
 """
 
 import argparse
+import gc
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,18 @@ def main(arguments: Sequence[str]) -> int:
     exit_with_parent(os.environ)
     logs.configure(given.log_level)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # The library has no types here.
+    _calm_collector()
     return uvloop.run(serve(settings, membership_file(settings)))
+
+
+def _calm_collector() -> None:
+    """Keep the collector off what lives for ever: a full pass over it stops all streams for 40 ms.
+
+    Requests leave few cycles behind, so the young generation may be larger.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
 
 
 def settings_from(given: argparse.Namespace, environment: Mapping[str, str]) -> RouterSettings:

@@ -39,7 +39,7 @@ class Seen:
     """One request as the worker got it."""
 
     path: str
-    headers: dict[str, str]
+    headers: dict[str, str]  # names in lower case
     body: dict[str, Any]
     cancelled: bool = False
     finished: bool = False
@@ -67,6 +67,7 @@ class FakeWorker:
         self.answers_probes = True  # False: a stopped process
         self.faults: deque[Fault] = deque()
         self.seen: list[Seen] = []
+        self.keep_seen = True
         self.resume = asyncio.Event()
         self.port = 0
         self._runner: web.AppRunner | None = None
@@ -138,16 +139,19 @@ class FakeWorker:
 
     async def _completion(self, request: web.Request) -> web.StreamResponse:
         body = orjson.loads(await request.read())
-        seen = Seen(request.path, dict(request.headers), body)
-        self.seen.append(seen)
+        seen = Seen(
+            request.path, {name.lower(): one for name, one in request.headers.items()}, body
+        )
+        if self.keep_seen:
+            self.seen.append(seen)
         assert request.transport is not None
         self._transports.add(request.transport)
         fault = self.faults.popleft() if self.faults else Fault()
         try:
             reply = await self._answer(request, body, fault)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ConnectionResetError):
             seen.cancelled = True
-            raise
+            raise asyncio.CancelledError from None
         finally:
             if request.transport is not None:
                 self._transports.discard(request.transport)
@@ -244,10 +248,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--role", default="both")
+    parser.add_argument("--event-gap-seconds", type=float, default=0.0)
     given = parser.parse_args()
 
     async def serve() -> None:
-        worker = FakeWorker(given.role)
+        worker = FakeWorker(given.role, event_gap_seconds=given.event_gap_seconds)
+        worker.keep_seen = False
         worker.port = given.port
         await worker.start()
         await asyncio.Event().wait()

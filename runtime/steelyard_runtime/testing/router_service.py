@@ -57,6 +57,16 @@ class Streamed:
             if choice["index"] == index
         )
 
+    def token_ids(self, index: int = 0) -> list[int]:
+        """The token ids of one choice."""
+        return [
+            token
+            for event in self.events
+            for choice in event["choices"]
+            if choice["index"] == index
+            for token in choice.get("token_ids", [])
+        ]
+
 
 class RunningService:
     """The router under test, its workers and a client."""
