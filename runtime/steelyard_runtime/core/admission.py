@@ -41,18 +41,19 @@ class Admission:
         *,
         num_running: int,
         budget: int,
-        may_allocate: bool,
     ) -> None:
         """Admit while tokens, places and blocks last; `start` puts a sequence into the batch."""
-        # One block is kept back for each running sequence, or it would be preempted soon.
+        # One block is kept back for each running sequence, or the new one is preempted soon. One
+        # that was preempted just now stays out: somebody took a part of what it needs.
         reserve = num_running
         slots = self._config.max_num_seqs - num_running
+        may_allocate = True  # until one lacks blocks: younger ones must not take them
         head_waits = False
         for sequence in waiting:
             can_run = slots > 0 and budget > 0
-            if not (can_run and (may_allocate or waiting.holders)) and not (
-                may_allocate and waiting.num_remote
-            ):
+            some_may_run = can_run and (may_allocate or waiting.holders)
+            some_may_pull = may_allocate and waiting.num_remote
+            if not some_may_run and not some_may_pull:
                 return
             if not sequence.block_ids:
                 if not may_allocate or self._waits_for_sibling(sequence):
@@ -127,7 +128,7 @@ class Admission:
         if leader is None or leader is sequence or not self._prefixes.reads(sequence):
             return False
         length = sequence.num_prompt_tokens
-        if not leader.block_ids or leader.num_published >= (length - 1) // self._config.block_size:
+        if leader.num_published >= (length - 1) // self._config.block_size:
             return False  # it has nothing more to publish that this sequence could use
         return (
             length == leader.num_prompt_tokens

@@ -10,7 +10,7 @@ from steelyard_runtime.core.limits import Aborted, SchedulerConfig
 from steelyard_runtime.core.params import SamplingParams
 from steelyard_runtime.core.roles import Role
 from steelyard_runtime.core.scheduler import Scheduler
-from steelyard_runtime.core.sequence import Sequence
+from steelyard_runtime.core.sequence import Sequence, SequencePhase
 
 EOS = 0
 
@@ -96,6 +96,13 @@ class Rig:
         plan = self.scheduler.schedule()
         self.blocks.check()
         assert plan.num_tokens <= self.budget
+        assert self.scheduler.num_running <= self.scheduler.config.max_num_seqs
+        assert all(item.count > 0 for item in plan.scheduled)
+        for victim in plan.preempted:
+            assert victim.phase is SequencePhase.WAITING
+            assert not victim.block_ids
+            for sequence in plan_sequences(plan):
+                assert sequence.arrival_index < victim.arrival_index, "an older one gave way"
         for pull in plan.pulls:
             if pull.block_ids:
                 assert all(map(self.blocks.is_exclusive, pull.block_ids))

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -154,6 +154,5 @@ def test_no_interleaving_loses_blocks_or_changes_an_answer(make_rig):
             max_examples=150,
             stateful_step_count=40,
             deadline=None,
-            suppress_health_check=list(HealthCheck),
         ),
     )

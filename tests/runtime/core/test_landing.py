@@ -48,6 +48,22 @@ def test_a_prompt_that_is_cached_whole_only_tells_the_prefill_worker(make_rig):
     assert [(item.start, item.count) for item in plan.scheduled] == [(12, 2)]
 
 
+def test_a_prompt_that_is_cached_whole_waits_for_a_place_in_the_batch(make_rig):
+    """The prefill worker is told at once; the sequence keeps its blocks while it waits."""
+    rig = make_rig(max_num_seqs=1)
+    rig.add("warm", PROMPT)
+    rig.finish_all()
+    rig.add("running", [9, 9], max_tokens=3)
+    rig.step()
+    sequence = rig.add("a", PROMPT, remote=True)
+    plan = rig.step()
+    assert [item.sequence.request_id for item in plan.scheduled] == ["running"]
+    assert (len(plan.pulls), len(sequence.block_ids), rig.scheduler.num_waiting) == (1, 4, 1)
+    assert rig.step().pulls == []
+    rig.finish_all()
+    assert sequence.tokens == rig.alone(sequence)
+
+
 def test_prompt_log_probabilities_are_computed_here_instead_of_pulled(make_rig):
     """The prefill worker is told, and every prompt position yields logits."""
     rig = make_rig(budget=8)

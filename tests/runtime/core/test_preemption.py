@@ -78,3 +78,35 @@ def test_landed_blocks_give_way_to_an_older_running_sequence(make_rig):
     assert names(preempted) == ["late"]
     rig.finish_all()
     assert late.tokens == rig.alone(late)
+
+
+def test_a_landed_prompt_runs_although_an_older_one_lacks_blocks(make_rig):
+    """The older sequence waits for the very blocks that the landed one gives back at its end."""
+    rig = make_rig(num_blocks=6, prefix_caching=False)
+    old = rig.add("old", [1] * 7, max_tokens=14)
+    rig.step()
+    rig.add("landed", [2] * 8, remote=True, max_tokens=4)
+    while not (preempted := rig.step().preempted):
+        pass
+    assert names(preempted) == ["old"]
+    assert rig.step().scheduled == []
+    rig.land("landed")
+    rig.finish_all()
+    assert list(rig.finished) == ["landed", "old"]
+    assert old.tokens == rig.alone(old)
+
+
+def test_a_sequence_that_landed_and_ended_is_not_preempted(make_rig):
+    """Only sequences that hold blocks give way."""
+    rig = make_rig(num_blocks=6, prefix_caching=False)
+    rig.add("old", [1] * 7, max_tokens=16)
+    rig.step()
+    rig.add("landed", [2] * 3, remote=True, max_tokens=1)
+    rig.step()
+    rig.land("landed")
+    rig.step()
+    rig.add("new", [3] * 4, max_tokens=8)
+    preempted = []
+    while rig.scheduler.in_flight:
+        preempted += names(rig.step().preempted)
+    assert set(preempted) == {"new"}
