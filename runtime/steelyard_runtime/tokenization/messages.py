@@ -14,6 +14,8 @@ from steelyard_runtime.tokenization import tool_prompt
 
 Message = dict[str, Any]
 
+# The names under which templates look for an earlier turn's reasoning.
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 
 
@@ -55,6 +57,9 @@ def _normalize(message: Mapping[str, Any], where: str, traits: TemplateTraits) -
         raise RequestError(f"{where}.role: must be a string", param=f"{where}.role")
     normal: Message = {key: value for key, value in message.items() if value is not None}
     normal["content"] = _text_of(message.get("content"), f"{where}.content")
+    reasoning = next((normal[name] for name in _REASONING_FIELDS if name in normal), None)
+    if reasoning is not None:
+        normal |= {"reasoning_content": reasoning, "thinking": reasoning}
     if role == "developer" and not traits.developer_role:
         normal["role"] = "system"
     if role == "function":  # the name of `tool` before 2024

@@ -41,8 +41,11 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self._added = {token_id: token.content for token_id, token in added.items()}
         self.special_token_ids = frozenset(i for i, token in added.items() if token.special)
+        vocabulary = backend.get_vocab(with_added_tokens=True)
         # Sparse vocabularies exist: ids reach further than the number of tokens.
-        self.vocab_size = 1 + max(self.backend.get_vocab(with_added_tokens=True).values())
+        self.vocab_size = 1 + max(vocabulary.values(), default=-1)
+        # At least as long as any token's bytes: a longer text than n times it has over n tokens.
+        self.longest_token_bytes = max((len(entry.encode()) for entry in vocabulary), default=1)
         decoder = backend.decoder
         self._rules = read_byte_rules(None if decoder is None else decoder.__getstate__())
         self._bytes: list[bytes | None] = [None] * self.vocab_size

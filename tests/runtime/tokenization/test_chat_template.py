@@ -96,6 +96,14 @@ def test_developer_role(source: str, expected: str) -> None:
     assert template(source).render(messages, add_generation_prompt=False) == expected
 
 
+@pytest.mark.parametrize("given", ["reasoning_content", "reasoning", "thinking"])
+@pytest.mark.parametrize("read", ["reasoning_content", "thinking"])
+def test_earlier_reasoning_goes_by_any_name(given: str, read: str) -> None:
+    """Clients and templates that name an earlier turn's reasoning differently understand it."""
+    messages = [{"role": "assistant", "content": "x", given: "Hm."}]
+    assert template(f"{{{{ messages[0].{read} }}}}").render(messages) == "Hm."
+
+
 def test_generation_prompt() -> None:
     """The assistant's turn is opened unless told otherwise."""
     assert template(SIMPLE).render(user("a")) == "[user:a][assistant:"

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from steelyard_runtime.errors import CheckpointError
 from steelyard_runtime.tokenization.loading import load_tokenizer
@@ -128,3 +130,24 @@ def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:
     """A missing checkpoint is one sentence with what is allowed."""
     with pytest.raises(CheckpointError, match="does not exist; must be a GGUF file or a directory"):
         load_tokenizer(tmp_path / "nothing")
+
+
+@given(data=st.data())
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # Only a folder is shared.
+)
+def test_any_damage_is_a_sentence(data: st.DataObject, write_gguf: Write, tmp_path: Path) -> None:
+    """A file with changed or missing bytes loads or is refused; nothing else happens."""
+    damaged = bytearray(write_gguf().read_bytes())
+    for _ in range(data.draw(st.integers(0, 3))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / "damaged.gguf"
+    path.write_bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        tokenizer = load_tokenizer(path)
+    except CheckpointError as error:
+        assert str(error).startswith(str(path))
+    else:
+        assert tokenizer.decode(tokenizer.encode("ab 12")) is not None

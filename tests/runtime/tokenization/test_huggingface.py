@@ -9,9 +9,10 @@ import pytest
 from tokenizers import AddedToken, decoders, models, normalizers
 from tokenizers import Tokenizer as Backend
 
-from steelyard_runtime.errors import CheckpointError
+from steelyard_runtime.errors import CheckpointError, RequestError
 from steelyard_runtime.tokenization.detokenizer import Detokenizer
 from steelyard_runtime.tokenization.loading import load_tokenizer
+from steelyard_runtime.tokenization.tokenizer import Tokenizer
 
 Directory = Callable[..., Path]
 
@@ -56,6 +57,29 @@ def test_a_text_survives_a_round_trip(directory: Directory) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == tokenizer.backend.decode(
         tokenizer.encode(text)
     )
+
+
+def test_a_saved_tokenizer_is_the_same(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+    """A tokenizer written in the library's JSON comes back with the same ids and bytes."""
+    (tmp_path / "tokenizer.json").write_text(byte_tokenizer.to_json())
+    tokenizer = load_tokenizer(tmp_path)
+    text = "the â a<|end|><|call|>\u20ac"
+    assert tokenizer.encode(text) == byte_tokenizer.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == text
+    assert tokenizer.special_token_ids == byte_tokenizer.special_token_ids
+
+
+def test_no_token_is_longer_than_promised(directory: Directory) -> None:
+    """Servers refuse texts that cannot fit by the longest token's length."""
+    tokenizer = load_tokenizer(directory())
+    lengths = [len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)]
+    assert max(lengths) <= tokenizer.longest_token_bytes
+
+
+def test_a_lone_surrogate_is_a_bad_request(byte_tokenizer: Tokenizer) -> None:
+    """JSON can carry half a character; it is refused in a sentence."""
+    with pytest.raises(RequestError, match="lone surrogate"):
+        byte_tokenizer.encode("a\ud83d")
 
 
 def test_a_continued_text_keeps_its_leading_space(directory: Directory) -> None:
