@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ class Streamed:
     """One stream as its client saw it."""
 
     status: int
-    headers: dict[str, str]
+    headers: dict[str, str]  # names in lower case
     raw: bytes
 
     @property
@@ -95,7 +95,7 @@ class RunningService:
         """Send a streaming request and read it to its end."""
         sent = {"stream": True, "seed": 7, **body}
         async with self.client.post(self.url + path, json=sent, headers=headers) as answer:
-            return Streamed(answer.status, dict(answer.headers), await answer.read())
+            return Streamed(answer.status, _lower(answer.headers), await answer.read())
 
     async def post(
         self, body: Any, path: str = CHAT, headers: dict[str, str] | None = None
@@ -103,12 +103,21 @@ class RunningService:
         """Send a request and return status, document and headers."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         async with self.client.post(self.url + path, data=data, headers=headers) as answer:
-            return answer.status, json.loads(await answer.read()), dict(answer.headers)
+            return answer.status, json.loads(await answer.read()), _lower(answer.headers)
 
     async def get(self, path: str) -> tuple[int, dict[str, Any]]:
         """Get a JSON document."""
         async with self.client.get(self.url + path) as answer:
             return answer.status, json.loads(await answer.read())
+
+    async def send_raw(self, body: bytes) -> asyncio.WriteTransport:
+        """Send a chat request on a connection of its own that the test may break."""
+        host, port = self.url.removeprefix("http://").split(":")
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(asyncio.Protocol, host, int(port))
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        transport.write(head.encode() + body)
+        return transport
 
     async def metric(self, name: str, **labels: str) -> float:
         """Return a sample's value, 0 where it does not exist."""
@@ -120,6 +129,10 @@ class RunningService:
             if line.rpartition(" ")[0] == sample:
                 return float(line.rpartition(" ")[2])
         return 0.0
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def chat(text: str = LONG_PROMPT, **fields: Any) -> dict[str, Any]:

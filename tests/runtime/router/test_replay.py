@@ -204,7 +204,7 @@ async def test_all_busy_workers_give_429(tmp_path: Path) -> None:
     async with running_service(tmp_path, *workers) as running:
         status, document, headers = await running.post(chat())
 
-    assert (status, headers["Retry-After"]) == (429, "7")
+    assert (status, headers["retry-after"]) == (429, "7")
     assert document["error"]["type"] == "rate_limit_error"
     assert [len(worker.seen) for worker in workers] == [1, 1]
 

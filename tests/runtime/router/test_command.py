@@ -1,0 +1,133 @@
+"""The `router` command: flags, wrong input, start, drain."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+
+from steelyard_runtime.cli import main
+from steelyard_runtime.parent_pipe import EXIT_CODE, VARIABLE
+
+
+@pytest.fixture
+def membership(tmp_path: Path) -> Path:
+    """Return an empty membership."""
+    path = tmp_path / "members.json"
+    path.write_text('{"version": 1, "workers": []}')
+    return path
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--port", "x"], "--port: must be an integer 0 to 65535, got 'x'"),
+        (["--port", "70000"], "must be an integer 0 to 65535"),
+        (["--queue-timeout-seconds", "-1"], "must be seconds above 0, got '-1'"),
+        (["--max-request-bytes", "many"], "must be a positive number of bytes, got 'many'"),
+        (["--log-level", "loud"], "choose from"),
+        (["--unknown", "1"], "unrecognized arguments: --unknown 1"),
+        (["--api-keys-file", "nowhere"], "--api-keys-file 'nowhere' must be a readable text file"),
+        (["--worker-api-key-file", "/dev/null"], "must hold a key, got an empty file"),
+        (["--membership-file", "nowhere"], "membership file 'nowhere' must be readable"),
+        (["--membership-file", "/dev/null"], "must be JSON"),
+    ],
+)
+def test_wrong_flag_gets_a_sentence(
+    flags: list[str], said: str, membership: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wrong input exits with 2 and one sentence that names the flag and what is allowed."""
+    required = ["--membership-file", str(membership), "--served-model-name", "m"]
+
+    assert main(["router", *required, *flags]) == 2
+    written = capsys.readouterr().err
+    assert said in written
+    assert written.count("\n") == 1
+
+
+def test_required_flags_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """A missing flag is named."""
+    assert main(["router"]) == 2
+    assert "--membership-file, --served-model-name" in capsys.readouterr().err
+
+
+@contextmanager
+def process(membership: Path, port: int, **extra: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a router process."""
+    command = [sys.executable, "-m", "steelyard_runtime.cli", "router", "--port", str(port)]
+    command += ["--membership-file", str(membership), "--served-model-name", "m"]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **extra)  # type: ignore[call-overload]  # keywords of Popen
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def _wait_until_it_answers(port: int) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with suppress(URLError, ConnectionError):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
+                answer.read()
+            return
+        time.sleep(0.02)
+    raise TimeoutError
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_idle_router_ends_at_once(membership: Path, number: signal.Signals, code: int) -> None:
+    """SIGTERM drains and exits with 0, an interrupt with 130; logs are JSON lines."""
+    port = _free_port()
+    with process(membership, port) as router:
+        _wait_until_it_answers(port)
+        router.send_signal(number)
+        _, errors = router.communicate(timeout=10)
+
+    assert router.returncode == code
+    messages = [json.loads(line)["message"] for line in errors.splitlines()]
+    assert "listening" in messages
+
+
+def test_port_in_use_gets_a_sentence(membership: Path) -> None:
+    """A port that is taken exits with 2 and names the flag."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with process(membership, port) as router:
+            _, errors = router.communicate(timeout=20)
+
+    assert router.returncode == 2
+    assert f"--port {port} is in use on 127.0.0.1" in errors
+    assert "Traceback" not in errors
+
+
+def test_router_ends_with_its_parent(membership: Path) -> None:
+    """When the pipe of the parent closes, the router ends at once."""
+    port = _free_port()
+    read, write = os.pipe()
+    environment = {**os.environ, VARIABLE: str(read)}
+    with process(membership, port, env=environment, pass_fds=(read,)) as router:
+        os.close(read)
+        _wait_until_it_answers(port)
+        os.close(write)
+        router.communicate(timeout=10)
+
+    assert router.returncode == EXIT_CODE
