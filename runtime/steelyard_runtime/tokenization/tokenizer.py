@@ -16,6 +16,9 @@ from tokenizers import Tokenizer as Backend
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.tokenization.token_bytes import read_byte_rules
 
+# Some checkpoints call these special; they are parts of the answer that `parsers/` read.
+_ANSWER_TAGS = frozenset({"<tool_call>", "</tool_call>", "<think>", "</think>"})
+
 
 class Tokenizer:
     """A `tokenizers` object with what a server needs around it. Immutable but for its caches."""
@@ -40,7 +43,11 @@ class Tokenizer:
         self.chat_templates = dict(chat_templates or {})
         added = backend.get_added_tokens_decoder()
         self._added = {token_id: token.content for token_id, token in added.items()}
-        self.special_token_ids = frozenset(i for i, token in added.items() if token.special)
+        self.special_token_ids = frozenset(
+            token_id
+            for token_id, token in added.items()
+            if token.special and token.content not in _ANSWER_TAGS
+        )
         vocabulary = backend.get_vocab(with_added_tokens=True)
         # Sparse vocabularies exist: ids reach further than the number of tokens.
         self.vocab_size = 1 + max(vocabulary.values(), default=-1)

@@ -10,6 +10,15 @@ from typing import Any
 from steelyard_runtime.core.params import Grammar
 from steelyard_runtime.errors import RequestError
 
+# llguidance's options: JSON spaced as in the models' training data, and nowhere else.
+_SPACING = {
+    "x-guidance": {
+        "whitespace_flexible": False,
+        "item_separator": ", ",
+        "key_separator": ": ",
+    }
+}
+
 
 def named_call_grammar(tools: Sequence[Mapping[str, Any]], name: str) -> Grammar:
     """Return the grammar for a call of the named function: its arguments alone.
@@ -19,7 +28,7 @@ def named_call_grammar(tools: Sequence[Mapping[str, Any]], name: str) -> Grammar
     """
     for tool in tools:
         if tool["function"]["name"] == name:
-            return Grammar("json_schema", json.dumps(_parameters(tool)))
+            return Grammar("json_schema", json.dumps(_parameters(tool) | _SPACING))
     names = ", ".join(repr(tool["function"]["name"]) for tool in tools) or "none given"
     raise RequestError(
         f"tool_choice: names the function {name!r}; must be one of tools: {names}",
@@ -43,6 +52,7 @@ def required_call_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool 
             param="tool_choice",
         )
     schema: dict[str, Any] = {
+        **_SPACING,
         "type": "array",
         "minItems": 1,
         "items": {"anyOf": [_call_schema(tool, i) for i, tool in enumerate(tools)]},

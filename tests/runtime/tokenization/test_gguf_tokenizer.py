@@ -28,6 +28,15 @@ def test_only_control_tokens_are_left_out_of_text(write_gguf: Write) -> None:
     assert tokenizer.decode([BOS, USER, EOS], skip_special_tokens=False) == "<s>my token</s>"
 
 
+def test_tags_of_the_answer_are_text(write_gguf: Write, letters: list[str]) -> None:
+    """Tags that parsers read stay in the text, also where the file calls them control tokens."""
+    tokens = [*letters, "ab", "<s>", "</s>", "<tool_call>", "<think>"]
+    tokenizer = load_tokenizer(write_gguf(tokens=tokens, token_type=[1] * 257 + [3] * 4))
+    ids = tokenizer.encode("<s><think><tool_call>", add_special_tokens=False)
+    assert ids == [BOS, IM_END + 1, IM_END]
+    assert tokenizer.decode(ids) == "<think><tool_call>"
+
+
 @pytest.mark.parametrize(
     ("changes", "around"),
     [

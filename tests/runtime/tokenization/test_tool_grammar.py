@@ -47,7 +47,7 @@ TOOLS = [WEATHER, TREE, tool("now")]
 
 
 def accepts(grammar: Grammar, value: object, tokenizer: Tokenizer) -> bool:
-    """Tell whether the grammar allows the compact JSON of a value, and it may end there."""
+    """Tell whether the grammar allows a value's JSON as Python writes it, and it may end there."""
     machine = llguidance.LLTokenizer(
         tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=tokenizer.eos_token_ids[0]
     )
@@ -56,7 +56,7 @@ def accepts(grammar: Grammar, value: object, tokenizer: Tokenizer) -> bool:
     )
     matcher = llguidance.LLMatcher(machine, source, log_level=0)
     assert matcher.get_error() == ""
-    ids = tokenizer.encode(json.dumps(value, separators=(",", ":")))
+    ids = tokenizer.encode(json.dumps(value))
     return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
 
 
