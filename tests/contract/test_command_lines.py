@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import pytest
-from steelyard_runtime.server.flags import build_parser as worker_parser
 
 from steelyard_operator.api.load import load
 from steelyard_operator.api.names import Role
@@ -16,6 +15,7 @@ from steelyard_operator.backends.base import RouterPlacement, WorkerPlacement
 from steelyard_operator.backends.native import EXECUTABLE, NativeBackend
 from steelyard_runtime.cli import COMMANDS
 from steelyard_runtime.router.command import build_parser as router_parser
+from steelyard_runtime.server.flags import build_parser as worker_parser
 
 ROOT = Path(__file__).parents[2]
 CONTRACT = (ROOT / "docs/contract.md").read_text()

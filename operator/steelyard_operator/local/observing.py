@@ -2,12 +2,23 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from steelyard_operator.local.desired import Desired, Worker
+from steelyard_operator.local.desired import Worker
 from steelyard_operator.local.http_client import HttpError, get_json
 from steelyard_operator.local.membership import Member
 
 PROBE_TIMEOUT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class RouterView:
+    """What the router says of its workers and of its last request."""
+
+    healthy: frozenset[str]  # ids of the workers that it sends requests to
+    last_prefill: str | None = None
+    last_decode: str | None = None
+    last_decision: str | None = None
 
 
 async def observe_workers(workers: Sequence[Worker], token: str) -> list[Member]:
@@ -16,15 +27,23 @@ async def observe_workers(workers: Sequence[Worker], token: str) -> list[Member]
     return [member for member in answers if member is not None]
 
 
-async def router_answers(desired: Desired) -> int | None:
-    """Return the status of the router's readiness, or None where it does not answer."""
-    probe = desired.router.container.readiness
+async def observe_router(url: str) -> RouterView | None:
+    """Return what the router knows of its workers, or None where it does not answer."""
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-            status, _ = await get_json(f"{desired.url}{probe.path}")
+            status, known = await get_json(f"{url}/router/workers")
     except (HttpError, TimeoutError):
         return None
-    return status
+    if status != 200 or not isinstance(known, dict):
+        return None
+    healthy = [str(w["id"]) for w in known.get("workers", []) if w.get("healthy")]
+    last = known.get("lastPlacement") or {}
+    return RouterView(
+        healthy=frozenset(healthy),
+        last_prefill=last.get("prefill"),
+        last_decode=last.get("decode"),
+        last_decision=last.get("decision"),
+    )
 
 
 async def _observe_worker(worker: Worker, token: str) -> Member | None:

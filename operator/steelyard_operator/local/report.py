@@ -6,9 +6,19 @@ from typing import Any
 
 from steelyard_operator.local.answer import Answer
 from steelyard_operator.local.cost import Price
+from steelyard_operator.local.observing import RouterView
+
+# Why the router left a prompt to the decode worker (docs/contract.md, section 6).
+DECISIONS = {
+    "short": " (the prompt is short)",
+    "warm": " (the prompt's beginning was there already)",
+    "no_prefill_worker": " (no prefill worker was ready)",
+}
 
 
-def as_json(answer: Answer, *, url: str, model: str, price: Price | None) -> dict[str, Any]:
+def as_json(
+    answer: Answer, *, url: str, model: str, price: Price | None, router: RouterView | None
+) -> dict[str, Any]:
     """Return the object that `--json` prints; costs are null where the file names no price."""
     cost = _cost(answer, price)
     return {
@@ -24,10 +34,12 @@ def as_json(answer: Answer, *, url: str, model: str, price: Price | None) -> dic
         "completion_tokens": answer.completion_tokens,
         "price_per_hour": None if price is None else float(price.hourly),
         "currency": None if price is None else price.currency,
+        "prefill_worker": None if router is None else router.last_prefill,
+        "decode_worker": None if router is None else router.last_decode,
     }
 
 
-def as_lines(answer: Answer, price: Price | None) -> list[str]:
+def as_lines(answer: Answer, price: Price | None, router: RouterView | None) -> list[str]:
     """Return the figures for people."""
     tpot = answer.tpot_seconds
     lines = [
@@ -47,6 +59,10 @@ def as_lines(answer: Answer, price: Price | None) -> list[str]:
             f"tokens    {answer.prompt_tokens} prompt + {answer.completion_tokens} output "
             f"in {answer.wall_seconds:.2f} s"
         )
+    if router is not None and router.last_decode is not None:
+        where = f"prefill on {router.last_prefill or router.last_decode}"
+        why = DECISIONS.get(router.last_decision or "", "")
+        lines.append(f"workers   {where}, decode on {router.last_decode}{why}")
     return lines
 
 

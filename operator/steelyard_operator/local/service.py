@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from steelyard_operator.errors import OperatorError, UserError
 from steelyard_operator.local.desired import Desired
 from steelyard_operator.local.membership import Member, MembershipFile
-from steelyard_operator.local.observing import observe_workers, router_answers
+from steelyard_operator.local.observing import RouterView, observe_router, observe_workers
 from steelyard_operator.local.planning import (
     WRONG_INPUT_EXIT_CODE,
     GiveUp,
@@ -30,8 +30,10 @@ SERVING_PERIOD_SECONDS = 1.0
 # After its own drain a process writes its last log lines and frees its memory.
 EXIT_GRACE_SECONDS = 5.0
 
+SENTENCE = "steelyard-runtime: "
+"""How the line begins in which a process says what is wrong with its input."""
+
 LISTED_PHASES = ("ready", "draining", "drained")
-READY_STATUS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class LocalService:
         self._on_view = on_view
         self._clock = clock
         self._members: dict[str, Member] = {}  # as each worker described itself last
+        self._router: RouterView | None = None  # the last answer of the router
         self.ready = asyncio.Event()
         """Set once all processes were ready together; never cleared."""
 
@@ -90,10 +93,11 @@ class LocalService:
             OperatorError: a process kept ending before the service was ever ready.
         """
         while True:
-            members, router_status = await asyncio.gather(
-                observe_workers(self._desired.workers, self._token), router_answers(self._desired)
+            members, view = await asyncio.gather(
+                observe_workers(self._desired.workers, self._token),
+                observe_router(self._desired.url),
             )
-            self._note(members, router_status)
+            self._note(members, view)
             self._apply()
             period = SERVING_PERIOD_SECONDS if self.ready.is_set() else STARTING_PERIOD_SECONDS
             self._table.changed.clear()
@@ -106,17 +110,17 @@ class LocalService:
         for names in self._desired.stop_order:
             await self._table.stop(names, grace_seconds=grace)
 
-    def _note(self, members: list[Member], router_status: int | None) -> None:
+    def _note(self, members: list[Member], router: RouterView | None) -> None:
         """Take in one round of answers: for the plan, the router and the person who watches."""
+        self._router = router or self._router
         for member in members:
             self._table.note_answer(member.id)
             self._members[member.id] = member
-        router = self._desired.router.name
-        if router_status is not None and router in self._table.observe():
-            self._table.note_answer(router)
+        if router is not None and self._desired.router.name in self._table.observe():
+            self._table.note_answer(self._desired.router.name)
         seen = self._table.observe()
         phases = {
-            process.name: self._phase(process, seen.get(process.name), router_status)
+            process.name: self._phase(process, seen.get(process.name))
             for process in self._desired.processes
         }
         self._membership.write([m for m in self._members.values() if phases[m.id] in LISTED_PHASES])
@@ -127,7 +131,7 @@ class LocalService:
             [View(name, roles.get(name, "router"), phase) for name, phase in phases.items()]
         )
 
-    def _phase(self, process: Wanted, seen: Seen | None, router_status: int | None) -> str:
+    def _phase(self, process: Wanted, seen: Seen | None) -> str:
         if seen is None:
             return "starting"
         if seen.exit_code is not None:
@@ -138,7 +142,9 @@ class LocalService:
         if self._clock() - seen.answered_at > process.container.readiness.patience_seconds:
             return "silent"
         if process is self._desired.router:
-            return "ready" if router_status == READY_STATUS else "waiting"
+            ready = {member.id for member in self._members.values() if member.phase == "ready"}
+            healthy = self._router.healthy if self._router else frozenset()
+            return "ready" if healthy >= ready > set() else "waiting"
         return self._members[process.name].phase
 
     def _apply(self) -> None:
@@ -166,8 +172,9 @@ class LocalService:
 
     def _cannot_start(self, name: str, exit_code: int) -> OperatorError:
         lines = [line for line in self._table.tail(name) if line]
-        if exit_code == WRONG_INPUT_EXIT_CODE and lines:
-            return UserError(lines[-1].removeprefix("steelyard-runtime: "))
+        sentences = [line for line in lines if line.startswith(SENTENCE)]
+        if exit_code == WRONG_INPUT_EXIT_CODE and sentences:
+            return UserError(sentences[-1].removeprefix(SENTENCE))
         how = f"exit code {exit_code}" if exit_code >= 0 else f"signal {-exit_code}"
         last = "\n".join(["", *lines[-10:]]) if lines else ""
         return OperatorError(f"{name} does not start, it ended with {how}{last}")

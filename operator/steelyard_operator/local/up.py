@@ -30,6 +30,7 @@ from steelyard_operator.local.desired import (
 from steelyard_operator.local.interruption import Interrupted, Interruptions
 from steelyard_operator.local.machine import available_cores, find_executable
 from steelyard_operator.local.membership import MembershipFile
+from steelyard_operator.local.observing import observe_router
 from steelyard_operator.local.parent_pipe import ParentPipe
 from steelyard_operator.local.ports import HOST, free_ports, require_free
 from steelyard_operator.local.processes import ProcessTable
@@ -190,15 +191,12 @@ class _Run:
             on_text=(lambda _text: None) if quiet else (lambda text: _print(text, end="")),
             clock=time.monotonic,
         )
-        price = self.wanted.price
+        url, model, price = self.wanted.url, self.wanted.model, self.wanted.price
+        router = await observe_router(url)
         if quiet:
-            _print(
-                json.dumps(
-                    as_json(answer, url=self.wanted.url, model=self.wanted.model, price=price)
-                )
-            )
+            _print(json.dumps(as_json(answer, url=url, model=model, price=price, router=router)))
         else:
-            _print("\n\n" + "\n".join(as_lines(answer, price)))
+            _print("\n\n" + "\n".join(as_lines(answer, price, router)))
 
     def _echo(self, name: str, line: str) -> None:
         self.console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)

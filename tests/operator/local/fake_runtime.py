@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         """Keep quiet."""
 
     def do_GET(self) -> None:
-        """Answer `/state` and `/ready`."""
+        """Answer `/state` and `/router/workers`."""
         if self.path == "/state":
             if self.headers["Authorization"] != f"Bearer {self.token}":
                 self._json(401, {})
@@ -53,7 +53,11 @@ class Handler(BaseHTTPRequestHandler):
             self._json(200, {"role": self.flags.role, "phase": state, "fingerprint": "f" * 64})
             return
         members = json.loads(Path(self.flags.membership_file).read_text())["workers"]
-        self._json(200 if len(members) == 2 else 503, {})
+        workers = [
+            {"id": member["id"], "healthy": member["phase"] == "ready"} for member in members
+        ]
+        last = {"prefill": "smollm2-0", "decode": "smollm2-1", "decision": "remote"}
+        self._json(200, {"workers": workers, "lastPlacement": last})
 
     def do_POST(self) -> None:
         """Stream three pieces of text and the usage."""

@@ -20,7 +20,9 @@ def test_a_prompt_is_answered_and_everything_ends(steelyard: Any) -> None:
     assert done.returncode == 0, done.stderr
     answer, figures = done.stdout.split("\n\n")
     assert answer == "Hello!"
-    assert [line.split()[0] for line in figures.splitlines()] == ["TTFT", "TPOT", "speed", "$/Mtok"]
+    names = [line.split()[0] for line in figures.splitlines()]
+    assert names == ["TTFT", "TPOT", "speed", "$/Mtok", "workers"]
+    assert figures.endswith("prefill on smollm2-0, decode on smollm2-1\n")
     assert "0.20 USD/h" in figures
     assert "7 prompt + 3 output tokens" in figures
     assert steelyard.alive() == []
