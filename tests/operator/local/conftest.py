@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from steelyard_operator.api.v1alpha1 import InferenceService
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "manifests/samples/smollm2.yaml"
+MARK = "RUN_OF_A_TEST"  # Children inherit it, so it finds them.
 SCRIPT = Path(__file__).with_name("run_up.py")
 
 
@@ -40,21 +42,19 @@ class Steelyard:
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         """Start `steelyard` with the stand-in; `variables` steer it."""
-        process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), *arguments],
-            env={**self.environment, **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.running.append(process)
-        return process
+        return self._start([sys.executable, str(SCRIPT), *arguments], variables)
 
     def run(self, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
-        """Run `steelyard` to its end."""
-        process = self.start(*arguments, **variables)
-        out, err = process.communicate(timeout=60)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        """Run `steelyard` with the stand-in to its end."""
+        return self._finish(self.start(*arguments, **variables))
+
+    def start_real(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `steelyard` with the real runtime."""
+        return self._start([sys.executable, "-m", "steelyard_operator.cli", *arguments], {})
+
+    def run_real(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run `steelyard` with the real runtime to its end."""
+        return self._finish(self.start_real(*arguments))
 
     def log(self) -> list[str]:
         """Return what the stand-ins recorded: starts and graceful ends."""
@@ -69,6 +69,19 @@ class Steelyard:
         """Return those that still run."""
         return [pid for pid in self.pids() if _runs(pid)]
 
+    def descendants(self) -> list[str]:
+        """Return the command lines of all processes, of whatever parent, that this run started."""
+        mark = f"{MARK}={self.environment[MARK]}".encode()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in folder.joinpath("environ").read_bytes().split(b"\0"):
+                    command = folder.joinpath("cmdline").read_bytes()
+                    found.append(command.replace(b"\0", b" ").decode())
+            except OSError:
+                continue  # It ended, or is another user's.
+        return [command for command in found if command]  # A zombie has no command line.
+
     def leftovers(self) -> list[str]:
         """Return what is left in the temporary directory."""
         return [path.name for path in Path(self.environment["TMPDIR"]).iterdir()]
@@ -79,6 +92,21 @@ class Steelyard:
         while not condition():
             assert time.monotonic() < deadline, "the condition never held"
             time.sleep(0.02)
+
+    def _start(self, command: list[str], variables: dict[str, str]) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            command,
+            env={**self.environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.running.append(process)
+        return process
+
+    def _finish(self, process: subprocess.Popen[str]) -> "subprocess.CompletedProcess[str]":
+        out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def _runs(pid: int) -> bool:
@@ -100,6 +128,7 @@ def steelyard(tmp_path: Path) -> Iterator[Steelyard]:
         "PYTHONPATH": os.pathsep.join(packages),
         "TMPDIR": str(temporary),
         "FAKE_LOG": str(tmp_path / "log"),
+        MARK: uuid.uuid4().hex,
     }
     steelyard = Steelyard(tmp_path, dict(environment))
     yield steelyard
