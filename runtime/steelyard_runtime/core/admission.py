@@ -41,13 +41,17 @@ class Admission:
         *,
         num_running: int,
         budget: int,
+        may_allocate: bool,
     ) -> None:
-        """Admit while tokens, places and blocks last; `start` puts a sequence into the batch."""
-        # One block is kept back for each running sequence, or the new one is preempted soon. One
-        # that was preempted just now stays out: somebody took a part of what it needs.
+        """Admit while tokens, places and blocks last; `start` puts a sequence into the batch.
+
+        Without `may_allocate` (this step preempted somebody) only sequences that hold their
+        blocks are admitted, so no plan both preempts and runs a sequence. It is also over with
+        allocation once a sequence lacks blocks: younger ones must not take them.
+        """
+        # One block is kept back for each running sequence, or the new one is preempted soon.
         reserve = num_running
         slots = self._config.max_num_seqs - num_running
-        may_allocate = True  # until one lacks blocks: younger ones must not take them
         head_waits = False
         for sequence in waiting:
             can_run = slots > 0 and budget > 0

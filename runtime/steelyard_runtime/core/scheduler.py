@@ -154,6 +154,7 @@ class Scheduler:
                 self._running.add,
                 num_running=len(self._running),
                 budget=budget,
+                may_allocate=not plan.preempted,
             )
         self._in_step = bool(plan.scheduled)
         return plan

@@ -126,6 +126,22 @@ class Rig:
         self.blocks.check()
         return plan
 
+    def step_until_preemption(self, max_steps: int = 100) -> StepPlan:
+        """Step until somebody gives way; return that plan."""
+        for _ in range(max_steps):
+            plan = self.step()
+            if plan.preempted:
+                return plan
+        raise AssertionError(f"nobody was preempted in {max_steps} steps")
+
+    def step_until_finished(self, request_id: str, max_steps: int = 100) -> list[StepPlan]:
+        """Step until this sequence has ended; return the plans."""
+        plans: list[StepPlan] = []
+        while request_id not in self.finished:
+            assert len(plans) < max_steps, f"{request_id} does not end"
+            plans.append(self.step())
+        return plans
+
     def land(self, request_id: str) -> None:
         """Let a pull arrive whole."""
         sequence, block_ids, first_block = self.landing.pop(request_id)

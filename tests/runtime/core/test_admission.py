@@ -67,8 +67,8 @@ def test_sequences_start_in_the_order_of_arrival(make_rig, lengths, budget, max_
     for index, length in enumerate(lengths):
         rig.add(f"{index:02}", [index + 1] * length)
     started = []
-    while rig.scheduler.in_flight:
-        started += [s[0] for s in scheduled(rig.step()) if s[0] not in started]
+    for plan in rig.step_until_finished(f"{len(lengths) - 1:02}", max_steps=2000):
+        started += [s[0] for s in scheduled(plan) if s[0] not in started]
     assert started == sorted(started)
     assert len(started) == len(lengths)
 
@@ -80,8 +80,8 @@ def test_a_prompt_that_lacks_blocks_is_not_overtaken(make_rig):
     rig.step()
     rig.add("big", list(range(20, 36)))
     rig.add("small", [50, 51])
-    while "a" not in rig.finished:
-        assert {s[0] for s in scheduled(rig.step())} == {"a"}
+    for plan in rig.step_until_finished("a"):
+        assert {s[0] for s in scheduled(plan)} == {"a"}
     assert scheduled(rig.step())[0] == ("big", 0, 16)
 
 

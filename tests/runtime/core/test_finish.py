@@ -46,8 +46,7 @@ def test_a_finished_export_leaves_exactly_the_prompts_blocks_under_a_lease(make_
     """The lease is taken before the other references go, and ends to free blocks."""
     rig = make_rig(num_blocks=8)
     sequence = rig.add("a", [1] * 9, max_tokens=8, export_kv=True)
-    while not sequence.finish_reason:
-        rig.step()
+    rig.step_until_finished("a")
     assert sequence.block_ids == []
     counts = rig.blocks.counts()
     assert (counts.leased, counts.referenced) == (3, 0)

@@ -11,9 +11,8 @@ def test_the_newest_sequence_gives_way_and_is_recomputed(make_rig):
     old = rig.add("old", [1] * 8, max_tokens=12)
     new = rig.add("new", [2] * 8, max_tokens=8)
     rig.add("newest", [3] * 8, max_tokens=8)
-    preempted = []
-    while rig.scheduler.in_flight:
-        preempted += names(rig.step().preempted)
+    plans = rig.step_until_finished("newest")
+    preempted = [name for plan in plans for name in names(plan.preempted)]
     assert preempted[0] == "new"  # `newest` was never admitted
     assert "old" not in preempted
     assert rig.scheduler.counters.preemptions == len(preempted) == new.num_preemptions
@@ -27,11 +26,9 @@ def test_a_preempted_sequence_finds_its_blocks_again(make_rig):
     rig = make_rig(num_blocks=5, budget=32)
     rig.add("old", [1] * 7, max_tokens=4)
     new = rig.add("new", [2] * 8, max_tokens=6)
-    while not rig.step().preempted:
-        pass
+    rig.step_until_preemption()
     assert new.num_preemptions == 1
-    while "old" not in rig.finished:
-        rig.step()
+    rig.step_until_finished("old")
     assert [item.start for item in rig.step().scheduled] == [8]
     assert new.num_cached_tokens == 0  # nothing of the prompt was cached at first
     rig.finish_all()
@@ -43,9 +40,7 @@ def test_a_sequence_that_is_the_newest_gives_way_itself(make_rig):
     rig = make_rig(num_blocks=6, prefix_caching=False, budget=32)
     rig.add("old", [1] * 15, max_tokens=8)
     rig.add("new", [2] * 3, max_tokens=12)
-    plan = rig.step()
-    while not plan.preempted:
-        plan = rig.step()
+    plan = rig.step_until_preemption()
     assert names(plan.preempted) == ["new"]
     assert names(item.sequence for item in plan.scheduled) == ["old"]
     rig.finish_all()
@@ -57,8 +52,7 @@ def test_a_sequence_alone_waits_for_the_end_of_a_lease(make_rig):
     rig.add("export", [1] * 8, max_tokens=1, export_kv=True)
     rig.step()
     waiter = rig.add("waiter", [2] * 7, max_tokens=8)
-    while not rig.step().preempted:
-        pass
+    rig.step_until_preemption()
     assert rig.step().scheduled == []
     rig.end_lease("export")
     rig.finish_all()
@@ -73,9 +67,7 @@ def test_landed_blocks_give_way_to_an_older_running_sequence(make_rig):
     late = rig.add("late", [2] * 7, remote=True)
     rig.step()
     rig.land("late")
-    while not (preempted := rig.step().preempted):
-        pass
-    assert names(preempted) == ["late"]
+    assert names(rig.step_until_preemption().preempted) == ["late"]
     rig.finish_all()
     assert late.tokens == rig.alone(late)
 
@@ -86,9 +78,7 @@ def test_a_landed_prompt_runs_although_an_older_one_lacks_blocks(make_rig):
     old = rig.add("old", [1] * 7, max_tokens=14)
     rig.step()
     rig.add("landed", [2] * 8, remote=True, max_tokens=4)
-    while not (preempted := rig.step().preempted):
-        pass
-    assert names(preempted) == ["old"]
+    assert names(rig.step_until_preemption().preempted) == ["old"]
     assert rig.step().scheduled == []
     rig.land("landed")
     rig.finish_all()
@@ -106,7 +96,17 @@ def test_a_sequence_that_landed_and_ended_is_not_preempted(make_rig):
     rig.land("landed")
     rig.step()
     rig.add("new", [3] * 4, max_tokens=8)
-    preempted = []
-    while rig.scheduler.in_flight:
-        preempted += names(rig.step().preempted)
+    plans = rig.step_until_finished("new")
+    preempted = [name for plan in plans for name in names(plan.preempted)]
     assert set(preempted) == {"new"}
+
+
+def test_a_preempted_sequence_does_not_run_in_the_same_step(make_rig):
+    """Not even where a sibling's cached blocks would let it: a plan is one thing or the other."""
+    rig = make_rig(num_blocks=9, budget=10)
+    for name in ("twin", "victim"):  # prompt log probabilities give each its own prompt blocks
+        rig.add(name, [1] * 16, max_tokens=8, prompt_logprobs=1)
+    plan = rig.step_until_preemption()
+    assert names(plan.preempted) == ["victim"]
+    assert "victim" not in names(item.sequence for item in plan.scheduled)
+    assert [item.start for item in rig.step().scheduled][-1] == 16
