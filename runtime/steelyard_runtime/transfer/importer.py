@@ -44,7 +44,7 @@ class Pull:
     first_block: int
     block_ids: tuple[int, ...]
     num_tokens: int
-    started_at: float  # on the event loop's clock
+    started_at: float  # time.monotonic(), which is the event loop's clock
 
 
 class Importer:

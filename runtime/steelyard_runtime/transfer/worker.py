@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,7 +35,6 @@ from steelyard_runtime.transfer.transport import Transport
 BACKLOG = 128
 # Leases are looked at this often in their life.
 EXPIRY_CHECKS_PER_LEASE = 30
-START_SECONDS = 30.0
 CLOSE_SECONDS = 10.0
 
 logger = logging.getLogger(__name__)
@@ -64,12 +64,12 @@ class TransferWorker:
         self._events: deque[TransferEvent] = deque()
         self._leased: set[str] = set()
         self._stats = TransferStats()
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="kv-transfer", daemon=True)
         self._stopping = asyncio.Event()
         self._closed = False
         self._listener: socket.socket | None = None
-        self._leases = LeaseTable(config.lease_seconds, self._loop.time)
+        self._leases = LeaseTable(config.lease_seconds, time.monotonic)
         self._exporter = Exporter(
             memory=memory,
             leases=self._leases,
@@ -112,8 +112,8 @@ class TransferWorker:
                 self._start_transport(transport)
         except BaseException:
             self._listener.close()
-            self._loop.close()
             raise
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
 
     def _start_transport(self, transport: Transport) -> None:
@@ -173,7 +173,7 @@ class TransferWorker:
             first_block=first_block,
             block_ids=tuple(block_ids),
             num_tokens=num_tokens,
-            started_at=self._loop.time(),
+            started_at=time.monotonic(),
         )
         if not self._post(self._importer.pull, pull):
             self._emit(PullFailed(request_id, "cancelled", "the worker is stopping"))
@@ -214,9 +214,7 @@ class TransferWorker:
         if self._closed:
             return
         self._closed = True
-        if not self._thread.is_alive():
-            if not self._loop.is_closed():
-                self._loop.close()
+        if self._loop is None:
             return
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(CLOSE_SECONDS)
@@ -226,6 +224,7 @@ class TransferWorker:
     # --- the transfer thread --------------------------------------------------------------------
 
     def _run(self) -> None:
+        assert self._loop is not None
         try:
             self._loop.run_until_complete(self._serve())
         finally:
@@ -233,9 +232,10 @@ class TransferWorker:
 
     async def _serve(self) -> None:
         assert self._listener is not None
+        loop = asyncio.get_running_loop()
         every_seconds = self._config.lease_seconds / EXPIRY_CHECKS_PER_LEASE
         self._exporter.listen(self._listener)
-        expiry = self._loop.create_task(self._exporter.expire(every_seconds))
+        expiry = loop.create_task(self._exporter.expire(every_seconds))
         await self._stopping.wait()
         expiry.cancel()
         await asyncio.gather(expiry, return_exceptions=True)
@@ -247,10 +247,10 @@ class TransferWorker:
         await self._importer.close()
         await self._peers.close()
         await self._exporter.close()
-        await self._loop.shutdown_default_executor()
+        await loop.shutdown_default_executor()
 
     def _post(self, call: Callable[..., None], *arguments: Any) -> bool:
-        if self._closed:
+        if self._closed or self._loop is None:
             return False
         self._loop.call_soon_threadsafe(call, *arguments)
         return True
