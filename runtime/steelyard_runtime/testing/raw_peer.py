@@ -14,7 +14,7 @@ HELLO = Hello(Greeting(PROTOCOL, "raw", "f" * 64, 1, ["tcp"], 20.0))
 class RawPeer:
     """One connection, past the exchange of nonces; `sent` is all that it has sent."""
 
-    def __init__(self, port: int, token: str = "token") -> None:
+    def __init__(self, port: int, token: str) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         self.sent = b""
         ours = os.urandom(codec.NONCE_BYTES)

@@ -182,6 +182,5 @@ class _NixlLanding:
         if self._current is None:
             return
         read, ended = self._current
-        read.abandoned = True  # in case the thread has not started it yet
         self._transport.abandon(read)
         await ended

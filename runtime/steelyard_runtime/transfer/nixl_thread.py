@@ -65,6 +65,11 @@ class NixlThread:
         self._stopping = False
         self.recycled = 0  # agents destroyed because of a read that did not end
 
+    @property
+    def stuck(self) -> bool:
+        """Whether an agent has a read that nobody waits for and that does not end."""
+        return any(each.stuck_since is not None for each in self._importers)
+
     # --- any thread -----------------------------------------------------------------------------
 
     def start(self) -> bytes:
@@ -98,7 +103,8 @@ class NixlThread:
 
     def abandon(self, read: Read) -> None:
         """Nobody waits for this read's bytes any more; it must end soon."""
-        self._commands.put(lambda: self._abandon(read))
+        read.abandoned = True
+        self._commands.put(lambda: None)  # wake up
 
     def export(self, exporting: bool) -> None:
         """Say whether peers may be reading from here."""
@@ -122,10 +128,13 @@ class NixlThread:
     def _run(self) -> None:
         while not self._stopping:
             pending = self._exporting or any(each.reads for each in self._importers)
-            with contextlib.suppress(queue.Empty):
-                self._commands.get(timeout=POLL_SECONDS if pending else None)()
-            self._drain_commands()
-            self._poll()
+            try:
+                with contextlib.suppress(queue.Empty):
+                    self._commands.get(timeout=POLL_SECONDS if pending else None)()
+                self._drain_commands()
+                self._poll()
+            except Exception:  # without this thread no read would ever end
+                logger.exception("the NIXL thread met something unforeseen")
         for importing in self._importers:
             self._destroy(importing)
         if self._exporter is not None:
@@ -144,11 +153,10 @@ class NixlThread:
         if self._stopping or read.abandoned:
             read.ended("ERR")
             return
+        for importing in list(self._importers):
+            self._recycle(importing)
         try:
-            importing = next((each for each in self._importers if not each.retired), None)
-            if importing is None:
-                importing = Importing(self._make_agent("importer"))
-                self._importers.append(importing)
+            importing = self._current_importer()
             handle, state = importing.agent.read(
                 read.metadata, read.base_address, read.theirs, read.ours
             )
@@ -160,11 +168,13 @@ class NixlThread:
         if state != "PROC":
             self._end(importing, read, state)
 
-    def _abandon(self, read: Read) -> None:
-        read.abandoned = True
+    def _current_importer(self) -> Importing:
         for importing in self._importers:
-            if read in importing.reads and importing.stuck_since is None:
-                importing.stuck_since = self._clock()
+            if not importing.retired:
+                return importing
+        importing = Importing(self._make_agent("importer"))
+        self._importers.append(importing)
+        return importing
 
     def _poll(self) -> None:
         if self._exporting and self._exporter is not None:
@@ -194,20 +204,18 @@ class NixlThread:
         read.ended(state)
 
     def _recycle(self, importing: Importing) -> None:
+        """Retire an agent whose abandoned read does not end; destroy it when it is time."""
+        now = self._clock()
         if not any(read.abandoned for read in importing.reads):
-            if importing.retired:
-                if not importing.reads:
-                    self._importers.remove(importing)
-                    self._destroy(importing)
-            else:
-                importing.stuck_since = None
-            return
-        assert importing.stuck_since is not None
-        stuck_seconds = self._clock() - importing.stuck_since
-        importing.retired = stuck_seconds > self._recycle_seconds
+            importing.stuck_since = None
+        elif importing.stuck_since is None:
+            importing.stuck_since = now
+        stuck_seconds = 0 if importing.stuck_since is None else now - importing.stuck_since
+        if stuck_seconds > self._recycle_seconds and not importing.retired:
+            importing.retired = True
+            self.recycled += 1
         alive = any(not read.abandoned for read in importing.reads)
         if importing.retired and (not alive or stuck_seconds > 2 * self._recycle_seconds):
-            self.recycled += 1
             self._importers.remove(importing)
             self._destroy(importing)
 

@@ -94,6 +94,7 @@ def make_node() -> Iterator[MakeNode]:
         num_blocks: int = NUM_BLOCKS,
         block_bytes: int = BLOCK_BYTES,
         faults: str = "",
+        on_event: Callable[[], None] | None = None,
         **config: Any,
     ) -> Node:
         memory = PlainBlockMemory(num_blocks, block_bytes)
@@ -107,6 +108,7 @@ def make_node() -> Iterator[MakeNode]:
             fingerprint=fingerprint,
             memory=memory,
             environment={"STEELYARD_TEST_FAULTS": faults},
+            on_event=on_event,
         )
         transfer.start()
         node = Node(transfer, memory)

@@ -187,7 +187,7 @@ def shared(make_node):
 @given(st.binary(max_size=200), st.integers(0, 300))
 def test_garbage_from_a_peer_with_the_token_changes_nothing(shared, body, cut) -> None:
     """An authenticated peer that sends nonsense or half frames loses its connection only."""
-    peer = RawPeer(shared.transfer.port)
+    peer = RawPeer(shared.transfer.port, "token")
     with peer.socket:
         peer.ask(HELLO)
         header = codec.HEADER.pack(len(body))
