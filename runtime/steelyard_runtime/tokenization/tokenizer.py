@@ -112,10 +112,6 @@ class Tokenizer:
         """Return a token's text alone, as logprobs show it; incomplete UTF-8 becomes U+FFFD."""
         return self.token_bytes(token_id).decode(errors="replace")
 
-    def is_special(self, token_id: int) -> bool:
-        """Whether the token is left out of the text where special tokens are skipped."""
-        return token_id in self.special_token_ids
-
     def token_string(self, token_id: int | None) -> str | None:
         """Return the vocabulary's spelling of a token, for templates (`bos_token`)."""
         return None if token_id is None else self.backend.id_to_token(token_id)
