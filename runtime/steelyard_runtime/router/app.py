@@ -20,6 +20,7 @@ from steelyard_runtime.router.pool import WorkerPool
 from steelyard_runtime.router.service import RouterService
 from steelyard_runtime.router.settings import RouterSettings
 from steelyard_runtime.router.upstream import worker_session
+from steelyard_runtime.router.worker_client import WorkerClient
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,9 @@ async def running_router(
     """
     memory = PrefixMemory()
     pool = WorkerPool(memory)
-    async with worker_session(settings.worker_api_key, settings.connect_timeout_seconds) as session:
-        service = RouterService(settings, pool, memory, session)
+    client = WorkerClient(settings.worker_api_key, settings.connect_timeout_seconds)
+    async with worker_session(settings.worker_api_key) as session:
+        service = RouterService(settings, pool, memory, session, client)
         runner = web.ServerRunner(
             _server(service, settings.max_request_bytes), shutdown_timeout=0.1
         )
@@ -57,6 +59,7 @@ async def running_router(
             await asyncio.gather(*tasks, return_exceptions=True)
             await service.health.close()
             await runner.cleanup()
+            client.close()
 
 
 async def serve(settings: RouterSettings, source: MembershipSource) -> int:

@@ -4,6 +4,7 @@ Which worker is chosen is decided in `placement.py`, how a broken stream goes on
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from steelyard_runtime.router.client_stream import ClientStream
 from steelyard_runtime.router.dispatch import Dispatcher, Target
 from steelyard_runtime.router.health import HealthMonitor
 from steelyard_runtime.router.metrics import RouterMetrics
+from steelyard_runtime.router.relay import ErrorEventError, Relay
 from steelyard_runtime.router.replay import (
     ReplayKind,
     is_worker_failure,
@@ -174,20 +176,15 @@ class Proxy:
             Wait(self._sweeper, decode, None) as wait,
             self._upstream.post(decode, call.path, body, call.headers) as answer,
         ):
-            read = answer.content.readany
-            while data := await read():
-                wait.heard()
-                if transcript.done:
-                    continue
-                out = transcript.feed(data)
-                if out:
-                    await client.send(out)
-                    if call.first_token_seconds is None:
-                        self._first_token(call, target, transcript)
-                if transcript.error is not None:
-                    await self._error(transcript.error, target, client)
-                    transcript.done = True
-                    return
+            await client.open()
+            first = None if call.first_token_seconds else partial(self._first_token, call, target)
+            try:
+                await answer.relay(Relay(answer, transcript, client, wait, first))
+            except ErrorEventError:
+                assert transcript.error is not None
+                await self._error(transcript.error, target, client)
+                transcript.done = True
+                return
         if not transcript.done:
             self._health.lost(decode, "stream ended early")
             raise WorkerFailedError("eof")
@@ -233,9 +230,7 @@ class Proxy:
                 kind="server_error",
             ) from None
 
-    def _first_token(self, call: Call, target: Target, transcript: Transcript) -> None:
-        if not transcript.has_text and not transcript.has_token_ids:
-            return
+    def _first_token(self, call: Call, target: Target) -> None:
         now_seconds = asyncio.get_running_loop().time()
         call.first_token_seconds = now_seconds
         self._metrics.ttft_seconds.observe(now_seconds - call.arrived_seconds)

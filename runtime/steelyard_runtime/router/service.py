@@ -28,6 +28,7 @@ from steelyard_runtime.router.settings import RouterSettings
 from steelyard_runtime.router.sweeper import Sweeper
 from steelyard_runtime.router.upstream import Upstream, forwarded_headers
 from steelyard_runtime.router.validation import check_body
+from steelyard_runtime.router.worker_client import WorkerClient
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class RouterService:
         pool: WorkerPool,
         memory: PrefixMemory,
         session: aiohttp.ClientSession,
+        client: WorkerClient,
     ) -> None:
         self._settings = settings
         self.pool = pool
@@ -69,7 +71,7 @@ class RouterService:
             alive=self.health.alive,
             stalled=lambda worker: self.health.lost(worker, "stalled"),
         )
-        upstream = Upstream(session, self.health)
+        upstream = Upstream(client, self.health)
         self._dispatcher = Dispatcher(
             settings,
             pool=pool,

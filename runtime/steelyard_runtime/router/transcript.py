@@ -52,6 +52,11 @@ class Transcript:
         self._resumed = False
 
     @property
+    def begun(self) -> bool:
+        """Whether anything that a model made has come."""
+        return self.has_text or self.has_token_ids
+
+    @property
     def completion_tokens(self) -> int:
         """Output tokens of all choices so far."""
         return sum(len(one.token_ids) for one in self.choices.values())

@@ -1,0 +1,95 @@
+"""Connections to workers, kept for reuse: opened without limit, one request on each at a time."""
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from steelyard_runtime.router.worker_connection import Answer, WorkerConnection
+
+# Before the workers' own servers do it (uvicorn: after 5 s): a request that meets a closing
+# connection would have to be sent again.
+_IDLE_SECONDS = 4.0
+
+
+class ConnectError(ConnectionError):
+    """The worker could not be reached: the request was certainly not begun."""
+
+
+class WorkerClient:
+    """Sends POSTs to workers by their base URL."""
+
+    def __init__(self, worker_api_key: str, connect_timeout_seconds: float) -> None:
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._idle: dict[str, list[WorkerConnection]] = {}
+        self._hosts: dict[str, tuple[str, int, ssl.SSLContext | None]] = {}
+        self._common = "User-Agent: steelyard-router\r\n"
+        if worker_api_key:
+            self._common += f"Authorization: Bearer {worker_api_key}\r\n"
+
+    async def post(self, url: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Send a request and wait for the head of its answer; the caller closes it.
+
+        Header names and values must be free of line ends.
+
+        Raises:
+            ConnectError: no connection.
+            ConnectionError: it broke before the answer.
+        """
+        connection = self._reuse(url) or await self._connect(url)
+        host, port, _ = self._hosts[url]
+        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\n{self._common}{lines}"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        answer = connection.send(head.encode("latin-1") + body)
+        try:
+            await answer.head()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    def close(self) -> None:
+        """Close all idle connections."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.close()
+        self._idle.clear()
+
+    def _reuse(self, url: str) -> WorkerConnection | None:
+        connections = self._idle.get(url)
+        oldest_seconds = asyncio.get_running_loop().time() - _IDLE_SECONDS
+        while connections:
+            connection = connections.pop()
+            if connection.usable and connection.idle_since_seconds > oldest_seconds:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self, url: str) -> WorkerConnection:
+        host, port, secure = self._host(url)
+
+        def idle(connection: WorkerConnection) -> None:
+            connection.idle_since_seconds = loop.time()
+            self._idle.setdefault(url, []).append(connection)
+
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._connect_timeout_seconds):
+                _, connection = await loop.create_connection(
+                    lambda: WorkerConnection(idle), host, port, ssl=secure
+                )
+        except (OSError, TimeoutError) as error:
+            raise ConnectError(str(error)) from None
+        return connection
+
+    def _host(self, url: str) -> tuple[str, int, ssl.SSLContext | None]:
+        known = self._hosts.get(url)
+        if known is None:
+            parts = urlsplit(url)
+            secure = ssl.create_default_context() if parts.scheme == "https" else None
+            port = parts.port or (443 if secure else 80)
+            known = self._hosts[url] = (parts.hostname or "", port, secure)
+        return known
