@@ -192,11 +192,16 @@ class Scheduler:
         if sequence is not None:
             self._waiting.insert(sequence)
 
-    def landing_failed(self, request_id: str) -> None:
-        """The pull failed: the prompt is recomputed into fresh blocks."""
+    def landing_failed(self, request_id: str) -> bool:
+        """The pull failed: the prompt is recomputed into fresh blocks.
+
+        False where nothing landed: the request is gone, or its pull had no blocks.
+        """
         sequence = self._landings.give_up(request_id)
-        if sequence is not None:
-            self._waiting.insert(sequence)
+        if sequence is None:
+            return False
+        self._waiting.insert(sequence)
+        return True
 
     def settle(self, request_id: str) -> None:
         """Nothing can land in this request's quarantined blocks any more."""

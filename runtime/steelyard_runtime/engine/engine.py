@@ -215,9 +215,8 @@ class Engine:
             "detail": event.message,
         }
         log.info("pull failed", extra={"fields": fields})
-        if event.request_id in self._live:
+        if self._scheduler.landing_failed(event.request_id):
             self.statistics.local_recomputes += 1
-        self._scheduler.landing_failed(event.request_id)
 
     def _start_pulls(self, plan: StepPlan) -> None:
         for pull in plan.pulls:

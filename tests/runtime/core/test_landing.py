@@ -48,6 +48,19 @@ def test_a_prompt_that_is_cached_whole_only_tells_the_prefill_worker(make_rig):
     assert [(item.start, item.count) for item in plan.scheduled] == [(12, 2)]
 
 
+@pytest.mark.parametrize("event", ["landed", "landing_failed"])
+def test_the_end_of_a_pull_without_blocks_changes_nothing(make_rig, event):
+    """The sequence runs already, and nothing is counted as recomputed."""
+    rig = make_rig()
+    rig.add("warm", PROMPT)
+    rig.finish_all()
+    sequence = rig.add("a", PROMPT, remote=True)
+    rig.step()
+    assert not getattr(rig.scheduler, event)("a")
+    [item] = rig.step().scheduled
+    assert (item.start, sequence.num_cached_tokens, sequence.num_remote_tokens) == (14, 12, 0)
+
+
 def test_a_prompt_that_is_cached_whole_waits_for_a_place_in_the_batch(make_rig):
     """The prefill worker is told at once; the sequence keeps its blocks while it waits."""
     rig = make_rig(max_num_seqs=1)
@@ -138,7 +151,7 @@ def test_an_aborted_pull_frees_its_blocks_only_when_it_is_over(make_rig, arrives
     if arrives:
         rig.scheduler.landed("a")
     else:
-        rig.scheduler.landing_failed("a")
+        assert not rig.scheduler.landing_failed("a")
         rig.settle("a")
     assert rig.blocks.counts().quarantined == 0
     assert rig.scheduler.in_flight == 0
