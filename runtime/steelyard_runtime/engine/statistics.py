@@ -1,6 +1,7 @@
 """What the engine counts, under the metric names that the HTTP process exposes."""
 
 import dataclasses
+from typing import Any
 
 from steelyard_runtime.core.batch import StepPlan
 from steelyard_runtime.core.scheduler import Scheduler
@@ -68,7 +69,7 @@ class Statistics:
         counters.update(more_counters)
         return gauges, counters
 
-    def snapshot(self) -> dict[str, object]:
+    def snapshot(self) -> dict[str, Any]:
         """Return the part of a state reply that counts: blocks, sequences, fresh metrics."""
         scheduler = self._scheduler
         gauges, counters = self.numbers()

