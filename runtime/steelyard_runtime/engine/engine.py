@@ -12,16 +12,16 @@ from typing import Any, Protocol
 import msgspec
 from torch import Tensor
 
-from steelyard_runtime.core.batch import Scheduled, StepPlan
+from steelyard_runtime.core.batch import StepPlan
 from steelyard_runtime.core.roles import Phase, Role
 from steelyard_runtime.core.scheduler import Scheduler
 from steelyard_runtime.core.sequence import Sequence
 from steelyard_runtime.engine.request import LiveRequest
+from steelyard_runtime.engine.sampling_step import sample_step
 from steelyard_runtime.engine.statistics import Statistics
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.ipc.messages import AddRequest, Output
 from steelyard_runtime.sampling.logprobs import token_logprobs
-from steelyard_runtime.sampling.sampler import Row, sample
 from steelyard_runtime.structured.grammar import GrammarCompiler
 from steelyard_runtime.transfer.interface import (
     LeaseEnded,
@@ -235,7 +235,7 @@ class Engine:
         started_at_ns = self._clock_ns()
         logits = self._runner.run(plan)
         logits_at_ns = self._clock_ns()
-        sampled = self._sample(plan, logits, started_at_ns)
+        sampled = sample_step(plan, logits, self._live, self._eos_token_ids, started_at_ns)
         before = {item.sequence.request_id: item.sequence.num_tokens for item in plan.scheduled}
         self._scheduler.commit(plan, {key: [token] for key, (token, _) in sampled.items()})
         for item in plan.scheduled:
@@ -243,60 +243,6 @@ class Engine:
             if request_id in sampled:
                 self._emit(item.sequence, before[request_id], sampled[request_id][1], logits_at_ns)
         self.statistics.observe_step(plan, started_at_ns, logits_at_ns, self._clock_ns())
-
-    def _sample(
-        self, plan: StepPlan, logits: Tensor, started_at_ns: int
-    ) -> dict[str, tuple[int, Tensor]]:
-        """Return (token, its row of raw logits) for each sequence that reached its end."""
-        rows: list[Row] = []
-        indices: list[int] = []
-        sequences: list[Sequence] = []
-        row_start = 0
-        for item in plan.scheduled:
-            count = len(item.logit_positions)
-            live = self._live[item.sequence.request_id]
-            if not live.scheduled_at_ns:
-                live.scheduled_at_ns = started_at_ns
-            if item.sequence.params.prompt_logprobs is not None:
-                self._collect_prompt_logprobs(live, item, logits[row_start : row_start + count])
-            row_start += count
-            if item.samples:
-                sequences.append(item.sequence)
-                indices.append(row_start - 1)
-                rows.append(self._row(live, logits))
-        if not rows:
-            return {}
-        chosen = logits if len(indices) == logits.shape[0] else logits[indices]
-        tokens = sample(chosen, rows)
-        result: dict[str, tuple[int, Tensor]] = {}
-        for position, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            grammar = self._live[sequence.request_id].grammar
-            if grammar is not None:
-                grammar.advance([token])
-            result[sequence.request_id] = (token, chosen[position])
-        return result
-
-    def _row(self, live: LiveRequest, logits: Tensor) -> Row:
-        sequence = live.sequence
-        return Row(
-            params=sequence.params,
-            tokens=sequence.tokens,
-            num_prompt_tokens=sequence.num_prompt_tokens,
-            ending_ids=(*self._eos_token_ids, *sequence.params.stop_token_ids),
-            allowed=None if live.grammar is None else live.grammar.allowed(logits.device),
-        )
-
-    @staticmethod
-    def _collect_prompt_logprobs(live: LiveRequest, item: Scheduled, rows: Tensor) -> None:
-        sequence = item.sequence
-        count = sequence.params.prompt_logprobs or 0
-        collected = live.prompt_logprobs
-        if not collected:
-            collected.append(None)  # Nothing predicts the first token.
-        for position, row in zip(item.logit_positions, rows, strict=True):
-            following = position + 1
-            if following == len(collected) and following < sequence.num_prompt_tokens:
-                collected.append(token_logprobs(row, sequence.tokens[following], count))
 
     def _emit(
         self, sequence: Sequence, first_new: int, raw_logits: Tensor, logits_at_ns: int
