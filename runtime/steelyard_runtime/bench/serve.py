@@ -50,7 +50,7 @@ def colocated(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def split(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str]]:
-    """A prefill and a decode worker with half the cores each; yields the router's and decode's URL."""
+    """A prefill and a decode worker, half the cores each; yields the URLs of router and decode."""
     threads = max(len(os.sched_getaffinity(0)) // 2, 1)
     with contextlib.ExitStack() as stack:
         workers = [

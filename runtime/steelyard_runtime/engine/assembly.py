@@ -1,16 +1,14 @@
 """Puts an engine together from its configuration: checkpoint, model, pool, scheduler, transfer."""
 
 import dataclasses
-import hashlib
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import torch
 
-from steelyard_runtime.checkpoint_files.digest import file_digest, model_digest
+from steelyard_runtime.checkpoint_files.digest import model_digest
 from steelyard_runtime.checkpoint_files.sources import resolve
 from steelyard_runtime.config import EngineConfig
 from steelyard_runtime.core.blocks import BlockManager
@@ -32,7 +30,6 @@ from steelyard_runtime.transfer.interface import Transfer
 from steelyard_runtime.transfer.registry import make_transfer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-TOKENIZER_FILES = ("tokenizer", "chat_template", "special_tokens", "vocab", "merges")
 OnProgress = Callable[[Literal["load", "warmup"], int], None]
 
 
@@ -68,6 +65,7 @@ def assemble(
     path = resolve(config.model)
     checkpoint = open_checkpoint(path)
     dtype = _dtype(config.dtype, device)
+    tokenizer = load_tokenizer(path, config.chat_template)
     on_progress("load", 10)
     model = load_model(checkpoint, device, dtype, config.block_size)
     on_progress("load", 80)
@@ -76,10 +74,12 @@ def assemble(
         checkpoint.config,
         model.kv_geometry,
         model_digest=model_digest(path),
-        tokenizer_digest=_tokenizer_digest(path, config.chat_template),
+        tokenizer_digest=tokenizer.digest,
         weight_dtype=str(dtype).removeprefix("torch."),
     )
     max_model_len = _max_model_len(config, model)
+    # Either may know an end of turn that the other does not declare.
+    eos_token_ids = model.eos_token_ids | frozenset(tokenizer.eos_token_ids)
     scheduler = Scheduler(
         SchedulerConfig(
             max_num_seqs=config.max_num_seqs,
@@ -89,7 +89,7 @@ def assemble(
             max_model_len=max_model_len,
             prefix_caching=config.prefix_caching,
             role=Role(config.role),
-            eos_token_ids=model.eos_token_ids,
+            eos_token_ids=eos_token_ids,
             fingerprint=mark,
         ),
         BlockManager(pool.num_blocks),
@@ -111,9 +111,13 @@ def assemble(
     engine = Engine(
         scheduler=scheduler,
         runner=runner,
-        compiler=GrammarCompiler(lambda: _vocabulary(path, model)),
+        compiler=GrammarCompiler(
+            lambda: GrammarVocabulary(
+                tokenizer.to_json(), model.vocab_size, tuple(sorted(eos_token_ids))
+            )
+        ),
         transfer=transfer,
-        eos_token_ids=model.eos_token_ids,
+        eos_token_ids=eos_token_ids,
         fingerprint=mark,
         clock_ns=time.monotonic_ns,
     )
@@ -158,20 +162,3 @@ def _max_model_len(config: EngineConfig, model: Model) -> int:
             f"{model.max_position}"
         )
     return config.max_model_len
-
-
-def _tokenizer_digest(path: Path, chat_template: str | None) -> str:
-    """Digest what turns text into tokens; a GGUF file's own digest covers it already."""
-    total = hashlib.sha256((chat_template or "").encode())
-    if path.is_dir():
-        for file in sorted(path.glob("*")):
-            if file.name.startswith(TOKENIZER_FILES) and file.is_file():
-                total.update(f"{file.name}\0{file_digest(file)}\0".encode())
-    return total.hexdigest()
-
-
-def _vocabulary(path: Path, model: Model) -> GrammarVocabulary:
-    tokenizer = load_tokenizer(path)
-    return GrammarVocabulary(
-        tokenizer.to_json(), model.vocab_size, tuple(sorted(model.eos_token_ids))
-    )

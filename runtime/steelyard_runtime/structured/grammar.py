@@ -6,6 +6,7 @@ sequence that it constrains.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import llguidance
 import torch
@@ -14,8 +15,13 @@ from torch import Tensor
 from steelyard_runtime.core.params import Grammar
 from steelyard_runtime.errors import RequestError
 
-# A small model that may put white space anywhere can put it there for ever.
-_JSON_DEFAULTS: dict[str, bool] = {"whitespace_flexible": False}
+# A small model that may put white space anywhere can put it there for ever; the separators are
+# those that models were trained on (Python's `json.dumps`).
+_JSON_DEFAULTS: dict[str, Any] = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
 
 
 @dataclass(frozen=True, slots=True)

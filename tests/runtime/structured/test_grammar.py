@@ -112,7 +112,7 @@ def test_after_the_end_only_the_end_may_follow(
 ) -> None:
     """A complete object allows the end alone, and consuming it is no error."""
     state = compiler.compile(Grammar("json_schema", '{"const": {"a": 1}}'))
-    state.advance(tokenizer.encode('{"a":1}').ids)
+    state.advance(tokenizer.encode('{"a": 1}').ids)
 
     assert state.allowed(torch.device("cpu")).nonzero().flatten().tolist() == [256]
     state.advance([256])
