@@ -16,10 +16,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check
+.PHONY: help setup demo test lint type check bench bench-peers
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## install everything into .venv, also the demo's model
 
@@ -47,3 +47,13 @@ type: setup ## check types
 	$(BIN)/mypy
 
 check: lint type test ## everything that CI runs
+
+# The Python of an environment with vLLM for CPUs (docs/benchmarks.md); empty: transformers alone.
+VLLM_PYTHON ?=
+
+bench: setup ## measure serving and the router on this machine, alone
+	$(BIN)/python -m steelyard_runtime.bench.serve
+	$(BIN)/python -m steelyard_runtime.bench.router --json bench-results/router.json
+
+bench-peers: setup ## measure beside transformers and, with VLLM_PYTHON, beside vLLM
+	$(BIN)/python -m steelyard_runtime.bench.peers $(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON))

@@ -19,6 +19,7 @@ from typing import Any
 from steelyard_runtime.bench.load import Shape, closed_loop
 from steelyard_runtime.bench.outside import outside_forward
 from steelyard_runtime.bench.report import table, write
+from steelyard_runtime.bench.responsiveness import responsiveness
 from steelyard_runtime.testing.processes import SMOLLM2, Router, Worker
 
 NAME = "bench"
@@ -114,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             outside = [
                 {"path": "direct", **asyncio.run(outside_forward(url, NAME, rounds))},
             ]
+            loops = asyncio.run(responsiveness(url, NAME, requests=4 * repetitions))
         with split(arguments, folder) as (router_url, decode_url):
             rows += asyncio.run(throughput("split", router_url, concurrencies, repetitions))
             outside += [
@@ -123,7 +125,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(rows))
     print("\nOutside the forward pass: from a token's logits to its SSE bytes at the client")
     print(table(outside))
-    print(f"\n{write('serve', {'serving': rows, 'outside_forward': outside})}")
+    print("\nUnder load: the HTTP loop answers, the step loop steps")
+    print(table([loops]))
+    figures = {"serving": rows, "outside_forward": outside, "responsiveness": loops}
+    print(f"\n{write('serve', figures)}")
     return 0
 
 
