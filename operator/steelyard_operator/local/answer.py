@@ -66,6 +66,7 @@ async def ask(
     }
     pieces: list[str] = []
     first = last = None
+    complete = False
     usage: dict[str, int] = {}
     start = clock()
     try:
@@ -73,8 +74,11 @@ async def ask(
             if response.status != 200:
                 raise await _refusal(response)
             async for line in response.lines():
-                if not line.startswith("data: ") or line == "data: [DONE]":
+                if not line.startswith("data: "):
                     continue
+                if line == "data: [DONE]":
+                    complete = True
+                    break
                 event = json.loads(line.removeprefix("data: "))
                 if "error" in event:
                     raise OperatorError(f"the answer broke off: {event['error']['message']}")
@@ -88,6 +92,8 @@ async def ask(
     except HttpError as error:
         raise OperatorError(f"the answer broke off: {error}") from None
     wall = clock() - start
+    if not complete:
+        raise OperatorError("the answer broke off: the stream ended early")
     return Answer(
         text="".join(pieces),
         first_token_seconds=wall if first is None else first,

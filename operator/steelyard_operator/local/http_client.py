@@ -29,7 +29,7 @@ class Response:
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives."""
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
-            while size := int((await self._reader.readline()).split(b";")[0] or b"0", 16):
+            while size := int((await self._reader.readuntil(b"\n")).split(b";")[0], 16):
                 yield await self._reader.readexactly(size)
                 await self._reader.readline()
             return
