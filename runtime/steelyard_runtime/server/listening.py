@@ -13,6 +13,8 @@ from steelyard_runtime.errors import ConfigError
 BACKLOG = 2048
 # Longer than clients and our router keep idle connections, so that they close them, not we.
 KEEP_ALIVE_SECONDS = 75
+# uvicorn counts ticks of this length; every tenth one renews the `Date` header.
+TICK_SECONDS = 0.1
 
 
 def bind(host: str, port: int, flag: str) -> socket.socket:
@@ -63,6 +65,7 @@ class HttpServer(uvicorn.Server):
         )
         self._sock = sock
         self._task: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -81,8 +84,17 @@ class HttpServer(uvicorn.Server):
         while not self.started and not self._task.done():  # noqa: ASYNC110
             await asyncio.sleep(0)
 
+    async def main_loop(self) -> None:
+        """Tick until `close`, which does not wait for the next tick."""
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks += 1
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), TICK_SECONDS)
+
     async def close(self) -> None:
         """Close the port and, after a moment, its connections."""
         if self._task is not None:
             self.should_exit = True
+            self._closing.set()
             await self._task

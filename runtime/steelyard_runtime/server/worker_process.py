@@ -15,16 +15,10 @@ import msgspec
 from steelyard_runtime.checkpoint_files.sources import resolve
 from steelyard_runtime.config import EngineConfig
 from steelyard_runtime.errors import ConfigError, EngineDeadError, RequestError
-from steelyard_runtime.server.admin import build_admin_app
-from steelyard_runtime.server.app import build_app
-from steelyard_runtime.server.engine_client import EngineClient
 from steelyard_runtime.server.engine_process import EngineProcess
-from steelyard_runtime.server.listening import HttpServer, bind
-from steelyard_runtime.server.metrics import WorkerMetrics
 from steelyard_runtime.server.model_text import ModelText
-from steelyard_runtime.server.served_model import Worker
 from steelyard_runtime.server.settings import ServerSettings
-from steelyard_runtime.server.worker_state import WorkerState
+from steelyard_runtime.server.worker_parts import bind_ports, put_together
 from steelyard_runtime.tokenization.chat_template import ChatTemplate
 from steelyard_runtime.tokenization.loading import load_tokenizer
 from steelyard_runtime.tokenization.tokenizer import Tokenizer
@@ -56,18 +50,12 @@ class WorkerProcess:
         """
         self._settings = settings
         self._config = config
-        sock = bind(settings.host, settings.port, "--port")
-        admin_sock = bind(settings.host, settings.admin_port, "--admin-port")
+        ports = bind_ports(settings)
         log_level = {"STEELYARD_LOG_LEVEL": settings.log_level}
         self._process = EngineProcess(engine_command, {**environment, **log_level})
-        metrics = WorkerMetrics(settings.served_model_name)
-        self._client = EngineClient(self._process.sock, metrics.take_engine_stats)
-        self._state = WorkerState(self._client, metrics, config.role)
-        self._worker = Worker(settings, self._state, time.monotonic_ns, time.time)
-        self._servers = (
-            HttpServer(build_app(self._worker), sock),
-            HttpServer(build_admin_app(settings, self._state), admin_sock),
-        )
+        parts = put_together(settings, self._process.sock, config.role, ports)
+        self._client, self._state = parts.client, parts.state
+        self._worker, self._servers = parts.worker, parts.servers
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def run(self) -> int:
@@ -166,7 +154,6 @@ class WorkerProcess:
 
     async def _end(self) -> None:
         self._client.shut_down()
-        for server in self._servers:
-            await server.close()
+        await asyncio.gather(*(server.close() for server in self._servers))
         await self._process.exit_code(ENGINE_END_SECONDS)
         self._process.kill()

@@ -162,7 +162,7 @@ class WorkerState:
             self._take(await self.engine.call("drain", {}))
 
     def _require_engine(self) -> None:
-        if self.engine.ready is None or self.engine.is_dead:
+        if not self._is_open or self.engine.is_dead:
             raise RequestError(
                 f"the worker cannot do this in phase '{self.phase}'",
                 status=503,
