@@ -26,7 +26,8 @@ class NixlEndpoint(msgspec.Struct, frozen=True):
     base_address: Annotated[int, msgspec.Meta(ge=0)]
     device_id: Count = 0
     memory: Literal["DRAM", "VRAM"] = "DRAM"
-    machine: Name = ""  # equal for processes that may read each other's memory
+    machine: Name = ""  # equal for processes that see each other
+    process_id: Count = 0
     rdma: bool = False
 
 

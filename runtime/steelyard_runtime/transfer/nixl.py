@@ -1,9 +1,9 @@
 """The NIXL transport: one-sided reads of the peer's pool by UCX.
 
-It is taken for peers whose memory can be read without their help: processes of the same machine
-(CMA) and machines with RDMA. Over UCX's TCP emulation a decode worker that dies can take the
-prefill process with it (UCX 1.22 aborts), and a read cannot be cut; plain TCP does better there,
-so `auto` uses NIXL over TCP never, and `nixl` only because it was told to.
+`auto` takes it for peers whose memory can be read without their help: processes of the same
+machine (CMA) and machines with RDMA. Elsewhere UCX emulates reads over TCP, which the prefill
+process must serve; there a decode worker that dies with reads queued makes UCX abort the prefill
+process. So `auto` leaves plain TCP to `tcp.py`; `nixl` does as it is told. See docs/adr/0003.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections import deque
 from typing import Any
 
 from steelyard_runtime.errors import ConfigError, TransferError
-from steelyard_runtime.transfer import nixl_library
+from steelyard_runtime.transfer import machine, nixl_library
 from steelyard_runtime.transfer.faults import TransferFaults
 from steelyard_runtime.transfer.interface import BlockMemory
 from steelyard_runtime.transfer.messages import Greeting, NixlEndpoint, Opened
@@ -62,11 +62,13 @@ class NixlTransport:
                 f"--kv-transport nixl cannot start: {error}; UCX_TLS, UCX_NET_DEVICES and"
                 " UCX_TCP_PORT_RANGE must suit this machine"
             ) from error
+        cma = machine.allows_cma(os.environ.get("UCX_TLS", "all"))
         self._endpoint = NixlEndpoint(
             metadata=metadata,
             base_address=self._memory.base_address(),
-            machine=nixl_library.machine_identity(),
-            rdma=nixl_library.has_rdma(),
+            machine=machine.machine_identity() if cma else "",
+            process_id=os.getpid(),
+            rdma=machine.has_rdma(),
         )
 
     def endpoint(self) -> NixlEndpoint | None:
@@ -78,8 +80,10 @@ class NixlTransport:
         ours, theirs = self._endpoint, peer.nixl
         if ours is None or theirs is None or self.name not in peer.transports:
             return False
+        if self._everywhere or (ours.rdma and theirs.rdma):
+            return True
         same_machine = ours.machine == theirs.machine != ""
-        return self._everywhere or same_machine or (ours.rdma and theirs.rdma)
+        return same_machine and machine.can_read(theirs.process_id, theirs.base_address)
 
     def read(self, link: Link, wanted: Wanted, opened: Opened) -> Landing:
         """Prepare a read of opened blocks."""

@@ -4,13 +4,10 @@ What UCX reads from the environment is set here, before the import, unless the o
 machine has set it. Nothing else in the runtime imports NIXL.
 """
 
-import hashlib
 import importlib
 import importlib.util
 import logging
-import os
 from collections.abc import Mapping, MutableMapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from steelyard_runtime.errors import ConfigError
@@ -66,24 +63,6 @@ def load(environment: MutableMapping[str, str]) -> Any:
         "--kv-transport nixl needs NIXL (pip install 'steelyard[nixl]'), which cannot be"
         f" imported: {'; '.join(problems)}"
     )
-
-
-def machine_identity() -> str:
-    """Return a text that is equal for processes that may read each other's memory."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespaces = [Path(f"/proc/self/ns/{kind}").stat().st_ino for kind in ("pid", "user")]
-    except OSError:
-        return ""
-    return hashlib.sha256(f"{boot} {namespaces} {os.getuid()}".encode()).hexdigest()[:32]
-
-
-def has_rdma() -> bool:
-    """Whether this machine has a network card that reads remote memory by itself."""
-    try:
-        return any(Path("/sys/class/infiniband").iterdir())
-    except OSError:
-        return False
 
 
 class Agent:

@@ -1,5 +1,10 @@
 """Workers with transfer over plain memory, in this process."""
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +23,7 @@ from steelyard_runtime.transfer.worker import TransferWorker
 
 BLOCK_BYTES = 64 * 1024
 NUM_BLOCKS = 16
+BASE = TransferConfig(transport="tcp", port=0, token="token", lease_seconds=20, deadline_seconds=10)
 
 
 @dataclass
@@ -99,11 +105,8 @@ def make_node() -> Iterator[MakeNode]:
     ) -> Node:
         memory = PlainBlockMemory(num_blocks, block_bytes)
         memory.fill(len(nodes) + 1)
-        base = TransferConfig(
-            transport="tcp", port=0, token="token", lease_seconds=20, deadline_seconds=10
-        )
         transfer = make_transfer(
-            msgspec.structs.replace(base, **config),
+            msgspec.structs.replace(BASE, **config),
             engine_id=engine_id or f"engine-{len(nodes)}",
             fingerprint=fingerprint,
             memory=memory,
@@ -118,6 +121,73 @@ def make_node() -> Iterator[MakeNode]:
     yield make
     for node in nodes:
         node.transfer.close()
+
+
+class PeerProcess:
+    """A prefill worker's transfer in a process of its own."""
+
+    def __init__(self, num_blocks: int, block_bytes: int, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "steelyard_runtime.testing.transfer_peer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        )
+        self._shape = {"num_blocks": num_blocks, "block_bytes": block_bytes, "seed": 7}
+        self.memory = PlainBlockMemory(num_blocks, block_bytes)
+        self.memory.fill(7)
+
+    def start(self, config: TransferConfig) -> None:
+        """Wait until it serves."""
+        self.ask({"config": msgspec.to_builtins(config)} | self._shape)
+
+    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Send a command and return the answer."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps(command) + "\n")
+        self.process.stdin.flush()
+        return dict(json.loads(self.process.stdout.readline()))
+
+    def export(self, request_id: str, block_ids: list[int]) -> RemotePrefill:
+        """Lease blocks of 16 tokens each."""
+        command = {"export": [request_id, block_ids, 16 * len(block_ids)]}
+        return remote_of(self.ask(command))
+
+    def signal(self, number: int) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """End the process, whatever state it is in."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+@pytest.fixture
+def make_peer() -> Iterator[Callable[..., PeerProcess]]:
+    """Start prefill processes; keyword arguments go to the configuration."""
+    peers: list[PeerProcess] = []
+
+    def make(
+        *,
+        num_blocks: int = NUM_BLOCKS,
+        block_bytes: int = BLOCK_BYTES,
+        environment: dict[str, str] | None = None,
+        **config: Any,
+    ) -> PeerProcess:
+        peers.append(PeerProcess(num_blocks, block_bytes, environment or {}))
+        peers[-1].start(msgspec.structs.replace(BASE, **config))
+        return peers[-1]
+
+    yield make
+    for peer in peers:
+        peer.stop()
 
 
 @pytest.fixture
