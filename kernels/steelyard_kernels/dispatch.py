@@ -1,27 +1,90 @@
 """Choose the implementation of the ops for a device. Nothing here computes."""
 
+import logging
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 
 from steelyard_kernels.interface import Ops
+from steelyard_kernels.llama_weights import LlamaShape, LlamaWeights
 from steelyard_kernels.reference.ops import ReferenceOps
 
+if TYPE_CHECKING:
+    from steelyard_kernels.cpu.llama import FusedLlama
+
 VARIABLE = "STEELYARD_KERNELS"
+CHOICES = ("auto", "reference", "cpu")
+
+_log = logging.getLogger(__name__)
 
 
 def select_ops(
-    device: torch.device, dtype: torch.dtype, environment: Mapping[str, str] = os.environ
+    device: torch.device,
+    dtype: torch.dtype,
+    head_dim: int,
+    group: int,
+    environment: Mapping[str, str] = os.environ,
 ) -> Ops:
-    """Return the fastest implementation that runs for `dtype` on `device`.
+    """Return the fastest implementation that runs here.
 
-    `STEELYARD_KERNELS=reference` in the environment takes the reference everywhere.
+    Args:
+        device: where the tensors are.
+        dtype: of weights, activations and KV cache.
+        head_dim: of the attention heads.
+        group: query heads that share a key-value head.
+        environment: `STEELYARD_KERNELS=reference` takes the reference everywhere; `cpu` refuses
+            to fall back to it.
 
     Raises:
-        ValueError: the variable has another value.
+        ValueError: the variable has another value, or `cpu` cannot be had.
     """
     wanted = environment.get(VARIABLE, "auto")
-    if wanted not in ("auto", "reference"):
-        raise ValueError(f"{VARIABLE} must be one of: auto, reference; got '{wanted}'")
+    if wanted not in CHOICES:
+        raise ValueError(f"{VARIABLE} must be one of: {', '.join(CHOICES)}; got '{wanted}'")
+    if wanted == "reference":
+        return ReferenceOps()
+    why_not = _why_not_cpu(device, dtype, head_dim, group)
+    if why_not is None:
+        try:
+            return _cpu_ops()
+        except (ImportError, OSError, RuntimeError) as error:
+            why_not = str(error)
+    if wanted == "cpu":
+        raise ValueError(f"{VARIABLE}=cpu: {why_not}")
+    if device.type == "cpu":
+        _log.warning("the CPU kernels are not used, plain torch is: %s", why_not)
     return ReferenceOps()
+
+
+def fused_llama(ops: Ops, shape: LlamaShape, weights: LlamaWeights) -> "FusedLlama | None":
+    """Return the whole forward pass as one call, where the implementation of `ops` has that."""
+    from steelyard_kernels.cpu.ops import CpuOps
+
+    if not isinstance(ops, CpuOps):
+        return None
+    from steelyard_kernels.cpu.llama import FusedLlama
+
+    return FusedLlama(ops.library, shape, weights)
+
+
+def _why_not_cpu(device: torch.device, dtype: torch.dtype, head_dim: int, group: int) -> str | None:
+    from steelyard_kernels.cpu.library import HEAD_DIMS, MAX_GROUP
+
+    if device.type != "cpu":
+        return f"the device is {device.type}"
+    if dtype != torch.float32:
+        return f"they compute in float32, not {dtype}"
+    if head_dim not in HEAD_DIMS:
+        return f"the head dimension is {head_dim}, not one of {', '.join(map(str, HEAD_DIMS))}"
+    if group > MAX_GROUP:
+        return f"{group} query heads share a key-value head, at most {MAX_GROUP} may"
+    return None
+
+
+def _cpu_ops() -> Ops:
+    from steelyard_kernels.cpu.library import load_library
+    from steelyard_kernels.cpu.ops import CpuOps
+
+    return CpuOps(load_library())

@@ -20,6 +20,14 @@ class AttentionBatch:
     max_context_len: int
 
 
+class Linear(Protocol):
+    """A projection whose weight never changes."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return `x @ weight.T + bias`, (T, outputs) of (T, inputs)."""
+        ...
+
+
 class Ops(Protocol):
     """One implementation of every op.
 
@@ -28,6 +36,10 @@ class Ops(Protocol):
     """
 
     name: str
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None) -> Linear:
+        """Return the projection by `weight` (outputs, inputs), in the layout that it likes."""
+        ...
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return `x / sqrt(mean(x^2) + eps) * weight` over the last dimension."""

@@ -48,11 +48,11 @@ def _decode(query: Tensor, kv_layer: Tensor, batch: AttentionBatch, scale: float
     key_position = torch.arange(cache.shape[3], device=query.device)
     visible = key_position < batch.context_lens[:, None]
     # A reused block may hold anything after the sequence's end, and 0 * NaN is NaN.
-    values = cache[1].masked_fill(~visible[:, None, :, None], 0.0)
+    cache = cache.masked_fill(~visible[None, :, None, :, None], 0.0)
     out = F.scaled_dot_product_attention(
         query.view(sequences, kv_heads, heads // kv_heads, head_dim),
         cache[0],
-        values,
+        cache[1],
         attn_mask=visible[:, None, None],
         scale=scale,
     )

@@ -32,10 +32,26 @@ def write_kv(key: Tensor, value: Tensor, slots: Tensor, kv_layer: Tensor) -> Non
     kv_layer[blocks, 1, :, offsets] = value.to(kv_layer.dtype)
 
 
+class PlainLinear:
+    """`torch.nn.functional.linear` with its weight."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight = weight
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return (T, outputs) of (T, inputs)."""
+        return F.linear(x, self.weight, self.bias)
+
+
 class ReferenceOps:
     """The specification; see `Ops` for the arguments."""
 
     name = "reference"
+
+    def linear(self, weight: Tensor, bias: Tensor | None = None) -> PlainLinear:
+        """See `Ops`."""
+        return PlainLinear(weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Ops`."""

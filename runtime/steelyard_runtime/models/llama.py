@@ -3,41 +3,16 @@
 Query, key and value projections are one matrix, gate and up projections another.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from steelyard_kernels.dispatch import select_ops
-from steelyard_kernels.interface import AttentionBatch, Ops
+from steelyard_kernels.dispatch import fused_llama, select_ops
+from steelyard_kernels.interface import AttentionBatch, Linear, Ops
+from steelyard_kernels.llama_weights import LlamaLayer, LlamaShape, LlamaWeights
 from steelyard_runtime.checkpoint_files.model_config import ModelConfig
 from steelyard_runtime.models.batch import ForwardBatch, KVGeometry
 from steelyard_runtime.models.checkpoint import Checkpoint
-from steelyard_runtime.models.linear import Linear
 from steelyard_runtime.models.rope import cos_sin_table
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaLayer:
-    """The weights of one layer."""
-
-    input_norm: Tensor  # (hidden,)
-    qkv: Linear  # hidden -> (heads + 2 * kv_heads) * head_dim
-    output: Linear  # heads * head_dim -> hidden
-    post_attention_norm: Tensor  # (hidden,)
-    gate_up: Linear  # hidden -> 2 * intermediate
-    down: Linear  # intermediate -> hidden
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaWeights:
-    """All weights of a model."""
-
-    embedding: Tensor  # (vocab, hidden)
-    layers: list[LlamaLayer]
-    final_norm: Tensor  # (hidden,)
-    head: Linear  # hidden -> vocab
-    cos_sin: Tensor  # (max position, head_dim) float32
 
 
 class Llama:
@@ -54,10 +29,22 @@ class Llama:
         self.weights = weights
         self.ops = ops
         self.scale = config.head_dim**-0.5
+        self._fused = fused_llama(
+            ops,
+            LlamaShape(
+                config.hidden_size,
+                config.num_heads,
+                config.num_kv_heads,
+                config.head_dim,
+                config.intermediate_size,
+                config.vocab_size,
+                config.rms_norm_eps,
+            ),
+            weights,
+        )
 
     def forward(self, batch: ForwardBatch, kv_pool: Tensor) -> Tensor:
         """See `Model`."""
-        ops, weights, eps = self.ops, self.weights, self.config.rms_norm_eps
         attention = AttentionBatch(
             batch.query_starts,
             batch.context_lens,
@@ -65,6 +52,20 @@ class Llama:
             batch.max_query_len,
             batch.max_context_len,
         )
+        if self._fused is not None:
+            return self._fused(
+                batch.token_ids,
+                batch.positions,
+                batch.slots,
+                attention=attention,
+                logit_rows=batch.logit_rows,
+                kv_pool=kv_pool,
+            )
+        return self._by_ops(batch, attention, kv_pool)
+
+    def _by_ops(self, batch: ForwardBatch, attention: AttentionBatch, kv_pool: Tensor) -> Tensor:
+        """Compute op by op: what the fused pass must equal."""
+        ops, weights, eps = self.ops, self.weights, self.config.rms_norm_eps
         kv_layers = kv_pool.unbind(1)
         residual = weights.embedding[batch.token_ids]
         x = ops.rms_norm(residual, weights.layers[0].input_norm, eps)
@@ -88,7 +89,8 @@ def load_llama(
 ) -> Llama:
     """Read a Llama model's weights; see `registry.load_model`."""
     config = checkpoint.config
-    reader = _Reader(checkpoint, device, dtype)
+    ops = select_ops(device, dtype, config.head_dim, config.num_heads // config.num_kv_heads)
+    reader = _Reader(checkpoint, device, dtype, ops)
     embedding = reader.parameter("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
     head = embedding
     if not config.tie_word_embeddings:
@@ -98,13 +100,13 @@ def load_llama(
         embedding=embedding,
         layers=[_layer(reader, config, index) for index in range(config.num_layers)],
         final_norm=reader.parameter("model.norm.weight", config.hidden_size),
-        head=Linear(head),
+        head=ops.linear(head),
         cos_sin=table.to(device),
     )
     geometry = KVGeometry(
         config.num_layers, config.num_kv_heads, config.head_dim, block_tokens, dtype
     )
-    return Llama(config, weights, select_ops(device, dtype), geometry)
+    return Llama(config, weights, ops, geometry)
 
 
 def _layer(reader: "_Reader", config: ModelConfig, index: int) -> LlamaLayer:
@@ -128,7 +130,10 @@ def _layer(reader: "_Reader", config: ModelConfig, index: int) -> LlamaLayer:
 class _Reader:
     """Reads parameters in the model's dtype and puts them on its device."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, ops: Ops
+    ) -> None:
+        self.ops = ops
         self.checkpoint = checkpoint
         self.device = device
         self.dtype = dtype
@@ -153,4 +158,6 @@ class _Reader:
             if biases is not None:
                 self.checkpoint.read_into(f"{prefix}{name}.bias", biases[rows])
             start += size
-        return Linear(weight.to(self.device), None if biases is None else biases.to(self.device))
+        return self.ops.linear(
+            weight.to(self.device), None if biases is None else biases.to(self.device)
+        )
