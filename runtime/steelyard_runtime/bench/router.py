@@ -1,7 +1,7 @@
 """What the router costs: added latency, CPU per event, memory per stream.
 
-`python -m steelyard_runtime.bench.router [--json FILE] [--quick]` starts a fake worker and a router
-as processes, drives both directly and through the router in turns, and prints a table.
+`python -m steelyard_runtime.bench.router [--quick]` starts a fake worker, a router and a bare
+pass-through as processes, drives them in turns, prints a table and writes JSON.
 """
 
 import argparse
@@ -17,12 +17,18 @@ import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import uvloop
 
 from steelyard_runtime.bench.raw_client import RawConnection, Timing, connect, request_bytes
+from steelyard_runtime.bench.report import table, write
 
+TARGETS = {
+    "added_ttft_median_ms": 2.0,
+    "added_ttft_p99_ms_of_32": 15.0,
+    "cpu_per_event_us": 40.0,
+    "rss_growth_mb": 5.0,
+}
 _API_KEY = "bench-key"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -57,7 +63,7 @@ def _rss_bytes(pid: int) -> int:
 
 
 class Bench:
-    """A worker and a router, running."""
+    """A worker and what stands in front of it, running."""
 
     def __init__(self, worker_port: int, router_port: int, router_pid: int) -> None:
         self._worker_port = worker_port
@@ -91,25 +97,25 @@ class Bench:
         added = []
         before = _cpu_seconds(self._router_pid)
         for _ in range(rounds):
-            medians = {}
+            firsts = {}
             for name, port, request in (
                 ("direct", self._worker_port, self._direct(4)),
                 ("through", self._router_port, self._through(4)),
             ):
                 connections = [await connect(port) for _ in range(streams)]
                 done = await asyncio.gather(*(one.send(request) for one in connections))
-                first[name] += [one.first_token_seconds for one in done]
-                medians[name] = [one.first_token_seconds for one in done]
+                firsts[name] = sorted(one.first_token_seconds for one in done)
+                first[name] += firsts[name]
                 _close(connections)
                 await asyncio.sleep(0.05)
-            pairs = zip(sorted(medians["direct"]), sorted(medians["through"]), strict=True)
+            pairs = zip(firsts["direct"], firsts["through"], strict=True)
             added += [through - direct for direct, through in pairs]
         spent = _cpu_seconds(self._router_pid) - before
         return {
-            "router_cpu_per_request_us": spent / (rounds * streams) * 1e6,
-            "direct_ttft_p99_ms": percentile(first["direct"], 99) * 1e3,
-            "through_ttft_p99_ms": percentile(first["through"], 99) * 1e3,
-            "added_ttft_p99_ms": percentile(added, 99) * 1e3,
+            "cpu_per_request_us_of_32": spent / (rounds * streams) * 1e6,
+            "direct_ttft_p99_ms_of_32": percentile(first["direct"], 99) * 1e3,
+            "through_ttft_p99_ms_of_32": percentile(first["through"], 99) * 1e3,
+            "added_ttft_p99_ms_of_32": percentile(added, 99) * 1e3,
         }
 
     async def cpu_per_event(self, streams: int, tokens: int) -> dict[str, float]:
@@ -154,9 +160,9 @@ def _close(connections: Sequence[RawConnection]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running() -> AsyncIterator[Bench]:
-    """Start a worker and a router as processes of their own."""
-    worker_port, router_port = _free_port(), _free_port()
+async def running() -> AsyncIterator[tuple[Bench, Bench]]:
+    """Start a worker, a router and a bare pass-through as processes of their own."""
+    worker_port, router_port, bare_port = _free_port(), _free_port(), _free_port()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         membership = Path(folder) / "membership.json"
         member = {"id": "w0", "url": f"http://127.0.0.1:{worker_port}", "role": "both"}
@@ -179,9 +185,17 @@ async def running() -> AsyncIterator[Bench]:
             *("--served-model-name", "fake", "--api-keys-file", str(keys)),
             *("--log-level", "warning"),
         )
-        for port, process in ((worker_port, worker), (router_port, router)):
+        bare = _start(
+            stack,
+            "steelyard_runtime.bench.pass_through",
+            *("--port", str(bare_port), "--to", f"http://127.0.0.1:{worker_port}"),
+        )
+        for port, process in ((worker_port, worker), (router_port, router), (bare_port, bare)):
             await _wait_for(f"http://127.0.0.1:{port}/health", process)
-        yield Bench(worker_port, router_port, router.pid)
+        yield (
+            Bench(worker_port, router_port, router.pid),
+            Bench(worker_port, bare_port, bare.pid),
+        )
 
 
 def _start(stack: contextlib.ExitStack, module: str, *flags: str) -> subprocess.Popen[bytes]:
@@ -202,29 +216,37 @@ async def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 async def measure(*, quick: bool) -> dict[str, dict[str, float]]:
-    """Run all four measurements."""
-    async with running() as bench:
-        await bench.one_at_a_time(50)  # Warm-up.
-        return {
-            "one_at_a_time": await bench.one_at_a_time(100 if quick else 500),
-            "together_32": await bench.together(5 if quick else 30),
-            "cpu": await bench.cpu_per_event(8, 500 if quick else 2000),
-            "memory": await bench.memory(*((2000, 200) if quick else (10_000, 1000))),
-        }
+    """Run all four measurements; the pass-through shows what the machine itself costs."""
+    rounds, bursts, tokens = (100, 5, 300) if quick else (500, 30, 1500)
+    figures: dict[str, dict[str, float]] = {}
+    async with running() as (router, bare):
+        for name, bench in (("router", router), ("pass-through", bare)):
+            await bench.one_at_a_time(50)  # Warm-up.
+            figures[name] = {
+                **await bench.one_at_a_time(rounds),
+                **await bench.together(bursts),
+                **await bench.cpu_per_event(8, tokens),
+            }
+        figures["router"] |= await router.memory(*((2000, 200) if quick else (10_000, 1000)))
+    return figures
 
 
 def main() -> None:
-    """Print a table; write JSON where asked."""
+    """Print a table and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--quick", action="store_true")
-    given = parser.parse_args()
-    results: dict[str, Any] = uvloop.run(measure(quick=given.quick))
-    for group, figures in results.items():
-        for name, value in figures.items():
-            print(f"{group:16} {name:24} {value:10.3f}")
-    if given.json:
-        given.json.write_text(json.dumps(results, indent=2) + "\n")
+    figures = uvloop.run(measure(quick=parser.parse_args().quick))
+    rows = [
+        {
+            "figure": name,
+            "router": value,
+            "pass-through": figures["pass-through"].get(name, ""),
+            "target": TARGETS.get(name, ""),
+        }
+        for name, value in figures["router"].items()
+    ]
+    print(table(rows))
+    print(write("router", {"targets": TARGETS, **figures}))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Call:
     failed_on: set[str] = field(default_factory=set)  # avoided while there are others
     busy_on: set[str] = field(default_factory=set)  # answered 429
     retry_after_seconds: int = 1
-    placed: bool = False  # its placement has been counted
+    decision: str = ""  # of its first placement
     worker_id: str = ""  # the one that decodes, for the log
     first_token_seconds: float | None = None
 

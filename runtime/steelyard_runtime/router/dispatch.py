@@ -107,8 +107,8 @@ class Dispatcher:
 
     def _take(self, call: Call, placement: Placement) -> Target:
         self.last_placement = placement
-        if not call.placed:
-            call.placed = True
+        if not call.decision:
+            call.decision = placement.decision
             self._metrics.prefill_decisions.labels(placement.decision).inc()
         decode = self._pool.get(placement.decode.worker_id)
         prefill = placement.prefill and self._pool.get(placement.prefill.worker_id)

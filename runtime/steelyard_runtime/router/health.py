@@ -17,7 +17,7 @@ from steelyard_runtime.router.worker_info import parse_worker_info
 logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_SECONDS = 0.25
-MAX_BACKOFF_SECONDS = 10.0
+MAX_BACKOFF_SECONDS = 2.0  # also the longest that a worker which is back is not used
 SERVER_ERRORS_TO_EJECT = 3  # in a row: one request may be at fault itself
 INFO_POLL_SECONDS = 0.5  # while a worker is not ready
 INFO_POLL_READY_SECONDS = 5.0

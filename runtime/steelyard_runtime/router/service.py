@@ -13,7 +13,7 @@ from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.affinity import PrefixMemory, TokenEstimator
-from steelyard_runtime.router.call import make_call
+from steelyard_runtime.router.call import Call, make_call
 from steelyard_runtime.router.client_stream import ClientGoneError, ClientStream, stream_headers
 from steelyard_runtime.router.cors import CrossOrigin
 from steelyard_runtime.router.dispatch import Dispatcher
@@ -143,10 +143,17 @@ class RouterService:
         if request.path not in COMPLETIONS:
             return
         self.metrics.request(code)
-        logger.info(
-            "request",
-            extra={"fields": {"request_id": request_id, "path": request.path, "code": code}},
-        )
+        fields = {"request_id": request_id, "path": request.path, "code": code}
+        call: Call | None = request.get("call")
+        if call is not None:
+            elapsed_seconds = asyncio.get_running_loop().time() - call.arrived_seconds
+            fields |= {
+                "worker": call.worker_id,
+                "prefill": call.decision,
+                "failures": call.failures,
+                "seconds": round(elapsed_seconds, 6),
+            }
+        logger.info("request", extra={"fields": fields})
 
     async def _answer(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         path = request.path
@@ -190,6 +197,7 @@ class RouterService:
             estimator=self._estimator,
             arrived_seconds=arrived_seconds,
         )
+        request["call"] = call  # for the log
         if call.checked.stream:
             common = {"X-Request-Id": request_id, **self._cors.headers(request)}
             client = ClientStream(request, stream_headers(common), loop)

@@ -37,13 +37,12 @@ class WorkerClient:
             ConnectionError: it broke before the answer.
         """
         connection = self._reuse(url) or await self._connect(url)
-        host, port, _ = self._hosts[url]
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\n{self._common}{lines}"
+            f"POST {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n{self._common}{lines}"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
-        answer = connection.send(head.encode("latin-1") + body)
+        answer = connection.send(head.encode("utf-8", "surrogateescape") + body)
         try:
             await answer.head()
         except BaseException:
