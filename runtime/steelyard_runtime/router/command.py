@@ -42,13 +42,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _calm_collector() -> None:
-    """Keep the collector off what lives for ever: a full pass over it stops all streams for 40 ms.
-
-    Requests leave few cycles behind, so the young generation may be larger.
-    """
+    """Keep the collector off what lives for ever: a full pass over it stops all streams for 40 ms."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
+    gc.set_threshold(5_000, 10, 10)
 
 
 def settings_from(given: argparse.Namespace, environment: Mapping[str, str]) -> RouterSettings:

@@ -38,6 +38,7 @@ FORWARDED = {"/tokenize": "POST", "/detokenize": "POST", "/version": "GET"}
 OPEN_PATHS = frozenset(("/health", "/ready", "/metrics"))  # probes and scrapers have no key
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _CLIENT_GONE = 499
+_CALL = web.RequestKey("call", Call)
 
 
 class RouterService:
@@ -144,7 +145,7 @@ class RouterService:
             return
         self.metrics.request(code)
         fields = {"request_id": request_id, "path": request.path, "code": code}
-        call: Call | None = request.get("call")
+        call = request.get(_CALL)
         if call is not None:
             elapsed_seconds = asyncio.get_running_loop().time() - call.arrived_seconds
             fields |= {
@@ -197,7 +198,7 @@ class RouterService:
             estimator=self._estimator,
             arrived_seconds=arrived_seconds,
         )
-        request["call"] = call  # for the log
+        request[_CALL] = call  # for the log
         if call.checked.stream:
             common = {"X-Request-Id": request_id, **self._cors.headers(request)}
             client = ClientStream(request, stream_headers(common), loop)
