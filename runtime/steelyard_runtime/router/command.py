@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _calm_collector() -> None:
-    """Keep the collector off what lives for ever: a full pass over it stops all streams for 40 ms."""
+    """Keep the collector off what lives for ever: a pass over it stops all streams for 40 ms."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 10, 10)

@@ -3,16 +3,15 @@
 import asyncio
 import logging
 import re
-import time
 import uuid
 from collections.abc import Awaitable, Callable
 
 import aiohttp
 from aiohttp import web
-from aiohttp.web_exceptions import HTTPRequestEntityTooLarge
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.affinity import PrefixMemory, TokenEstimator
+from steelyard_runtime.router.bodies import read_body
 from steelyard_runtime.router.call import Call, make_call
 from steelyard_runtime.router.client_stream import ClientGoneError, ClientStream, stream_headers
 from steelyard_runtime.router.cors import CrossOrigin
@@ -29,12 +28,12 @@ from steelyard_runtime.router.sweeper import Sweeper
 from steelyard_runtime.router.upstream import Upstream, forwarded_headers
 from steelyard_runtime.router.validation import check_body
 from steelyard_runtime.router.worker_client import WorkerClient
+from steelyard_runtime.router.worker_endpoints import FORWARDED, WorkerEndpoints
 
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
-FORWARDED = {"/tokenize": "POST", "/detokenize": "POST", "/version": "GET"}
 OPEN_PATHS = frozenset(("/health", "/ready", "/metrics"))  # probes and scrapers have no key
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _CLIENT_GONE = 499
@@ -55,11 +54,9 @@ class RouterService:
         self._settings = settings
         self.pool = pool
         self._memory = memory
-        self._session = session
         self._estimator = TokenEstimator()
         self._keys = KeyRing(settings.api_keys)
         self._cors = CrossOrigin(settings.allowed_origins)
-        self._created = int(time.time())
         self.draining = False
         self.in_flight = 0
         self.idle = asyncio.Event()  # set while nothing is in flight
@@ -91,10 +88,11 @@ class RouterService:
             metrics=self.metrics,
             max_attempts=settings.max_attempts,
         )
+        worker_endpoints = WorkerEndpoints(settings, pool, session)
         self._routes: dict[str, tuple[str, Handler]] = {
             **dict.fromkeys(COMPLETIONS, ("POST", self._completion)),
-            **{path: (method, self._forward) for path, method in FORWARDED.items()},
-            "/v1/models": ("GET", self._models),
+            **{path: (method, worker_endpoints.forward) for path, method in FORWARDED.items()},
+            "/v1/models": ("GET", worker_endpoints.models),
             "/health": ("GET", self._health),
             "/ready": ("GET", self._ready),
             "/metrics": ("GET", self._metrics_page),
@@ -160,7 +158,7 @@ class RouterService:
         path = request.path
         route = self._routes.get(path)
         if route is None and path.startswith("/v1/models/"):
-            route = ("GET", self._models)
+            route = self._routes["/v1/models"]
         if route is None:
             raise RequestError(
                 f"`{path[:128]}` is not served here; served are: {', '.join(self._routes)}.",
@@ -189,7 +187,7 @@ class RouterService:
     async def _completion(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         loop = asyncio.get_running_loop()
         arrived_seconds = loop.time()
-        raw = await self._body(request)
+        raw = await read_body(request, self._settings.max_request_bytes)
         call = make_call(
             check_body(raw, request.path, self._settings.served_model_name),
             request_id=request_id,
@@ -207,81 +205,6 @@ class RouterService:
             reply = await self._proxy.whole(call)
         self.metrics.e2e_seconds.observe(loop.time() - arrived_seconds)
         return reply
-
-    async def _body(self, request: web.BaseRequest) -> bytes:
-        limit = self._settings.max_request_bytes
-        length = request.content_length
-        try:
-            if length is None or length <= limit:
-                return await request.read()
-        except HTTPRequestEntityTooLarge:
-            pass
-        raise RequestError(
-            f"The body may not be larger than {limit} bytes.", status=413, code="body_too_large"
-        )
-
-    async def _forward(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
-        """Let any worker answer what the router cannot: it has no tokenizer."""
-        body = await self._body(request) if request.method == "POST" else None
-        headers = forwarded_headers(request_id, request.headers)
-        timeout = aiohttp.ClientTimeout(total=self._settings.queue_timeout_seconds)
-        for worker in self.pool.workers:
-            if not worker.routable:
-                continue
-            try:
-                async with self._session.request(
-                    request.method,
-                    worker.url + request.path,
-                    data=body,
-                    headers=headers,
-                    timeout=timeout,
-                ) as answer:
-                    content = await answer.read()
-            except (aiohttp.ClientError, TimeoutError, OSError):
-                continue
-            return web.Response(
-                body=content, status=answer.status, content_type=answer.content_type
-            )
-        raise RequestError(
-            "No worker is ready.",
-            status=503,
-            code="no_worker",
-            kind="server_error",
-            retry_after_seconds=1,
-        )
-
-    async def _models(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
-        name = self._settings.served_model_name
-        asked = request.path.removeprefix("/v1/models").lstrip("/")
-        if asked and asked != name:
-            raise RequestError(
-                f"The model `{asked[:128]}` does not exist; this service serves `{name}`.",
-                status=404,
-                param="model",
-                code="model_not_found",
-                kind="not_found_error",
-            )
-        card = {"id": name, "object": "model", "created": self._created, "owned_by": "steelyard"}
-        length = await self._max_model_len()
-        if length is not None:
-            card["max_model_len"] = length
-        return json_reply(card if asked else {"object": "list", "data": [card]})
-
-    async def _max_model_len(self) -> int | None:
-        timeout = aiohttp.ClientTimeout(total=self._settings.probe_timeout_seconds)
-        for worker in self.pool.workers:
-            if worker.max_model_len is None and worker.routable:
-                try:
-                    async with self._session.get(
-                        worker.url + "/v1/models", timeout=timeout
-                    ) as answer:
-                        card = (await answer.json())["data"][0]
-                        worker.max_model_len = int(card["max_model_len"])
-                except (aiohttp.ClientError, TimeoutError, OSError, LookupError, ValueError):
-                    continue
-            if worker.max_model_len is not None:
-                return worker.max_model_len
-        return None
 
     async def _health(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         return json_reply({"status": "ok"})
