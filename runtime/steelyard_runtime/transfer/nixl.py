@@ -44,6 +44,7 @@ class NixlTransport:
         self._faults = faults
         self._api: Any = None
         self._agents_made = 0
+        self._failed = 0
         self._thread = NixlThread(self._make_agent, recycle_seconds=recycle_seconds)
         self._endpoint: NixlEndpoint | None = None
         self._observed: deque[tuple[str, float]] = deque(maxlen=4096)
@@ -105,7 +106,11 @@ class NixlTransport:
         while self._observed:
             name, value = self._observed.popleft()
             observed.setdefault(name, []).append(value)
-        return {"steelyard:kv_nixl_agents_recycled_total": self._thread.recycled}, observed
+        counters = {
+            "steelyard:kv_nixl_agents_recycled_total": float(self._thread.recycled),
+            "vllm:nixl_num_failed_transfers_total": float(self._failed),
+        }
+        return counters, observed
 
     def close(self) -> None:
         """Destroy the agents; reads end."""
@@ -128,6 +133,10 @@ class NixlTransport:
     def abandon(self, read: Read) -> None:
         """Tell the thread that only the end of a read matters now."""
         self._thread.abandon(read)
+
+    def broke(self) -> None:
+        """Note a read that NIXL gave up."""
+        self._failed += 1
 
     def landed(self, seconds: float, num_blocks: int) -> None:
         """Note a read that is complete, in vLLM's terms."""
@@ -160,6 +169,7 @@ class _NixlLanding:
             state = await asyncio.shield(self._begin(tuple(theirs), ours))
             self._current = None
             if state != "DONE":
+                self._transport.broke()
                 raise TransferError("transfer", "NIXL reports that the read failed")
             num_blocks += len(ours)
         self._transport.landed(loop.time() - started_at, num_blocks)

@@ -14,6 +14,8 @@ from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.transfer.interface import BlockMemory
 
 PACKAGES = ("nixl_cu13", "nixl_cu12")
+# Peers that an agent is connected to; the oldest is forgotten. Workers come and go for months.
+MAX_PEERS = 256
 
 DEFAULTS: Mapping[str, str] = {
     # All transports that the machine has, but no shared-memory segments: they outlive a process
@@ -93,6 +95,8 @@ class Agent:
         """
         peer = self._peers.get(metadata)
         if peer is None:
+            if len(self._peers) >= MAX_PEERS:
+                self.forget(next(iter(self._peers)))
             found = self._agent.add_remote_agent(metadata)
             peer = found.decode() if isinstance(found, bytes) else str(found)
             self._peers[metadata] = peer

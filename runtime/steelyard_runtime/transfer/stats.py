@@ -41,7 +41,6 @@ class TransferStats:
             'steelyard:kv_pulls_total{result="done"}': 0,
             'steelyard:kv_pulls_total{result="failed"}': 0,
             "steelyard:kv_pull_bytes_total": 0,
-            "vllm:nixl_num_failed_transfers_total": 0,
             "vllm:nixl_num_failed_notifications_total": 0,
             "vllm:nixl_num_kv_expired_reqs_total": 0,
             "vllm:nixl_num_notifications_after_expiry_total": 0,

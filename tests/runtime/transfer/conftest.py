@@ -16,6 +16,7 @@ import pytest
 from steelyard_runtime.config import TransferConfig
 from steelyard_runtime.ipc.messages import RemotePrefill
 from steelyard_runtime.testing.block_memory import PlainBlockMemory
+from steelyard_runtime.testing.transfer_peer import remote_prefill
 from steelyard_runtime.transfer.interface import TransferEvent
 from steelyard_runtime.transfer.nixl_library import is_installed
 from steelyard_runtime.transfer.registry import make_transfer
@@ -58,25 +59,12 @@ class Node:
         return self.transfer.stats()[0][name]
 
 
-def remote_of(params: dict[str, Any]) -> RemotePrefill:
-    """Read `kv_transfer_params` as a decode worker does."""
-    return RemotePrefill(
-        engine_id=params["remote_engine_id"],
-        request_id=params["remote_request_id"],
-        host=params["remote_host"],
-        port=params["remote_port"],
-        block_ids=params["remote_block_ids"],
-        num_tokens=params["remote_num_tokens"],
-        fingerprint=params["steelyard"]["fingerprint"],
-    )
-
-
 MakeNode = Callable[..., Node]
 
 
 @pytest.fixture
 def remote() -> Callable[[dict[str, Any]], RemotePrefill]:
-    return remote_of
+    return remote_prefill
 
 
 @pytest.fixture(params=["tcp", "nixl"])
@@ -153,7 +141,7 @@ class PeerProcess:
     def export(self, request_id: str, block_ids: list[int]) -> RemotePrefill:
         """Lease blocks of 16 tokens each."""
         command = {"export": [request_id, block_ids, 16 * len(block_ids)]}
-        return remote_of(self.ask(command))
+        return remote_prefill(self.ask(command))
 
     def signal(self, number: int) -> None:
         """Send a signal."""

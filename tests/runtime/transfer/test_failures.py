@@ -83,9 +83,10 @@ def test_more_blocks_than_the_lease_has_are_refused(make_node, remote) -> None:
 
 
 @pytest.mark.parametrize(("fault", "reason"), [("cut", "transfer"), ("corrupt", "checksum")])
-def test_a_broken_transfer_ends_the_lease(make_node, remote, fault, reason) -> None:
+def test_a_broken_transfer_ends_the_lease(make_node, remote, transport, fault, reason) -> None:
     """A transfer that is cut or corrupted fails by name and the prefill side frees at once."""
-    prefill, decode = make_node(), make_node(faults=fault)
+    prefill = make_node(transport=transport)
+    decode = make_node(transport=transport, faults=fault)
     params = prefill.transfer.export("r1", [1, 2, 3], 48)
     decode.transfer.pull("d1", remote(params), 0, [3, 4, 5], 48)
     assert failed(decode, "d1") == reason
@@ -150,22 +151,34 @@ def silent_server():
     return listener.getsockname()[1], stop
 
 
-def test_a_stall_midway_settles_at_the_deadline(make_node, remote) -> None:
+def test_a_stall_midway_settles_at_the_deadline(make_node, remote, transport) -> None:
     """A transfer that stops in the middle fails with the deadline and is settled at once."""
-    prefill, decode = make_node(), make_node(faults="stall", deadline_seconds=0.5)
+    prefill = make_node(transport=transport)
+    decode = make_node(transport=transport, faults="stall", deadline_seconds=0.5)
     params = prefill.transfer.export("r1", [1, 2, 3], 48)
     decode.transfer.pull("d1", remote(params), 0, [3, 4, 5], 48)
     assert failed(decode, "d1") == "deadline"
 
 
-def test_cancel_before_anything_happened(make_node, remote) -> None:
+def test_cancel_before_anything_happened(make_node, remote, transport) -> None:
     """A pull that is cancelled at once still fails and settles, once each."""
-    prefill, decode = make_node(), make_node()
+    prefill, decode = make_node(transport=transport), make_node(transport=transport)
     params = prefill.transfer.export("r1", [1], 16)
     decode.transfer.pull("d1", remote(params), 0, [1], 16)
     decode.transfer.cancel("d1")
     decode.transfer.cancel("d1")
     assert failed(decode, "d1") == "cancelled"
+
+
+def test_faults_can_be_switched_by_a_file(make_node, remote, tmp_path) -> None:
+    """A test-only fault named in a file acts from the next pull on, and stops with the file."""
+    fault = tmp_path / "fault"
+    prefill, decode = make_node(), make_node(faults=f"@{fault}")
+    for number, (content, kind) in enumerate([("", PullDone), ("cut", PullFailed), ("", PullDone)]):
+        fault.write_text(content)
+        params = prefill.transfer.export(f"r{number}", [1, 2], 32)
+        decode.transfer.pull(f"d{number}", remote(params), 0, [1, 2], 32)
+        decode.wait_for(kind, f"d{number}")
 
 
 def test_cancel_of_an_unknown_pull_is_nothing(make_node) -> None:

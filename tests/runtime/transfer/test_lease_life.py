@@ -115,3 +115,11 @@ def test_events_wake_the_step_thread(make_node, remote) -> None:
     decode.transfer.release(remote(params))
     prefill.wait_for(LeaseEnded, "r1")
     assert len(woken) == 1
+
+
+def test_without_a_token_pulls_work(make_node, remote) -> None:
+    """Two workers without a token agree as well (a local test)."""
+    prefill, decode = make_node(token=""), make_node(token="")
+    params = prefill.transfer.export("r1", [1], 16)
+    decode.transfer.pull("d1", remote(params), 0, [1], 16)
+    assert decode.wait_for(PullDone, "d1").num_blocks == 1

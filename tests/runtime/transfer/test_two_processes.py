@@ -5,7 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from steelyard_runtime.transfer.interface import PullDone, PullFailed, PullSettled
+from steelyard_runtime.transfer.interface import (
+    LeaseEnded,
+    PullDone,
+    PullFailed,
+    PullSettled,
+)
 
 LARGE = {"num_blocks": 128, "block_bytes": 512 * 1024}
 BLOCKS = list(range(100))
@@ -94,6 +99,25 @@ def test_a_prefill_process_that_died(make_peer, make_node, transport) -> None:
     decode.wait_for(PullSettled, "d1")
     assert set(Path("/dev/shm").iterdir()) <= segments
     assert f" {peer.process.pid} " not in Path("/proc/sysvipc/shm").read_text()
+
+
+def test_a_decode_process_that_dies_midway(make_peer, make_node, remote, until, transport) -> None:
+    """A decode process that is killed while it reads costs its leases' time and nothing else."""
+    prefill = make_node(transport=transport, lease_seconds=1, **LARGE)
+    peer = make_peer(transport=transport, lease_seconds=1, **LARGE)
+    before = prefill.memory.snapshot()
+    for number in range(8):
+        params = prefill.transfer.export(f"r{number}", BLOCKS[:12], 192)
+        peer.ask({"pull": [f"d{number}", params, BLOCKS[:12], 192]})
+    until(lambda: prefill.gauge("steelyard:kv_connections") > 0, "the first connection")
+    peer.signal(signal.SIGKILL)
+    for number in range(8):
+        prefill.wait_for(LeaseEnded, f"r{number}")
+    assert prefill.memory.snapshot() == before
+    decode = make_node(transport=transport, **LARGE)
+    params = prefill.transfer.export("after", [1], 16)
+    decode.transfer.pull("after", remote(params), 0, [1], 16)
+    decode.wait_for(PullDone, "after")
 
 
 def test_a_stuck_nixl_read_is_quarantined_until_its_agent_is_gone(
