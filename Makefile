@@ -8,9 +8,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL, pip.conf).
 TORCH_INDEX ?=
 
-PROMPT ?= A steelyard is a balance with two unequal arms and one sliding weight. Merchants have used it \
-since antiquity, because a single small weight is enough to weigh a heavy load: the farther it slides \
-from the pivot, the more it counts. Explain in three sentences for a ten-year-old how it works.
+# Passed on by the environment, so that it may hold any quotes.
+export PROMPT
+PROMPT ?= The following is a note from a reader: "I have read that serving a language model has two \
+phases. First the model reads the whole prompt at once, which is called prefill; then it writes the \
+answer one token after the other, which is called decode. Why are these two phases so different for \
+the computer?" Answer the reader in two sentences.
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -33,7 +36,7 @@ $(INSTALLED): pyproject.toml constraints-cpu.txt
 	@touch $@
 
 demo: setup ## ask a real model one question, through a prefill and a decode process
-	$(BIN)/steelyard up manifests/samples/smollm2.yaml --prompt "$(PROMPT)"
+	$(BIN)/steelyard up manifests/samples/smollm2.yaml --prompt "$$PROMPT"
 
 test: setup ## run all tests; they need no GPU and no cluster
 	$(BIN)/pytest
