@@ -8,12 +8,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # (PIP_FIND_LINKS, PIP_EXTRA_INDEX_URL, pip.conf).
 TORCH_INDEX ?=
 
-# Passed on by the environment, so that it may hold any quotes.
-export PROMPT
 PROMPT ?= The following is a note from a reader: "I have read that serving a language model has two \
 phases. First the model reads the whole prompt at once, which is called prefill; then it writes the \
 answer one token after the other, which is called decode. Why are these two phases so different for \
 the computer?" Answer the reader in two sentences.
+# The recipe reads it from the environment, so it may hold any quotes.
+export PROMPT
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed

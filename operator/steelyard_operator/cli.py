@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     up.add_argument("file", type=Path, metavar="FILE", help="a YAML file of kind InferenceService")
-    up.add_argument("--prompt", metavar="TEXT", help="answer this and exit, instead of serving")
+    up.add_argument(
+        "--prompt", type=_text, metavar="TEXT", help="answer this and exit, instead of serving"
+    )
     up.add_argument(
         "--port",
         type=_port,
@@ -83,6 +85,12 @@ def main(arguments: Sequence[str] | None = None, *, runtime: Sequence[str] = ())
         # The reader of standard output is gone; Python would complain once more while it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _text(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def _port(text: str) -> int:

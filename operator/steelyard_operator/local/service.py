@@ -142,9 +142,11 @@ class LocalService:
         if self._clock() - seen.answered_at > process.container.readiness.patience_seconds:
             return "silent"
         if process is self._desired.router:
-            ready = {member.id for member in self._members.values() if member.phase == "ready"}
+            # The first request must find every worker; later the router serves with what there is.
+            wanted = {worker.wanted.name for worker in self._desired.workers}
             healthy = self._router.healthy if self._router else frozenset()
-            return "ready" if healthy >= ready > set() else "waiting"
+            enough = bool(healthy) if self.ready.is_set() else healthy >= wanted
+            return "ready" if enough else "waiting"
         return self._members[process.name].phase
 
     def _apply(self) -> None:

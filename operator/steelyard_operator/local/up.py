@@ -144,6 +144,7 @@ class _Run:
         try:
             return await interruptions.unless_interrupted(self._serve(service, progress))
         except Interrupted as interrupted:
+            self.console.print("stopping; Ctrl-C again ends it at once")
             serving = service.ready.is_set() and self.options.prompt is None
             return 0 if serving else interrupted.exit_code
         finally:

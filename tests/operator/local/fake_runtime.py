@@ -1,7 +1,8 @@
 """A stand-in for `steelyard-runtime`, run as a script by the tests: answers without a model.
 
 `FAKE_STOP_AT` holds workers in one phase; `FAKE_EXIT` makes workers write a sentence and end with
-that code; `FAKE_LOG` is a file that gets a line for each start and each graceful end.
+that code; `FAKE_DEAF` makes all ignore SIGTERM; `FAKE_LOG` is a file that gets a line for each start
+and each graceful end.
 """
 
 import argparse
@@ -105,7 +106,7 @@ def main() -> None:
         log(f"stop {name}")
         Thread(target=server.shutdown).start()
 
-    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if "FAKE_DEAF" in os.environ else stop)
     Handler.started_at = time.monotonic()
     server.serve_forever(poll_interval=0.02)
 

@@ -96,6 +96,21 @@ def test_ctrl_c_during_the_start_ends_everything(steelyard: Any, phase: str) -> 
     assert steelyard.leftovers() == []
 
 
+def test_a_second_ctrl_c_ends_at_once(steelyard: Any) -> None:
+    """Whoever cannot wait for the drain presses twice: nothing is left then either."""
+    process = steelyard.start("up", SAMPLE, "--port", "0", "--json", FAKE_DEAF="1")
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    while "stopping" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+
+    assert process.returncode == 0
+    assert steelyard.alive() == []
+    assert steelyard.leftovers() == []
+
+
 @pytest.mark.parametrize("phase", ["starting", "loading", "warmup", "ready"])
 def test_no_process_outlives_a_killed_steelyard(steelyard: Any, phase: str) -> None:
     """SIGKILL in any phase of the start: every process is gone within five seconds."""
@@ -227,6 +242,7 @@ def test_what_only_a_cluster_has_is_one_sentence(
         (["up", "none.yaml"], "none.yaml: cannot be read: no such file or directory"),
         (["up"], "the following arguments are required: FILE (see steelyard up --help)"),
         (["up", "f", "--port", "x"], "--port: must be a number from 0 to 65535, got 'x'"),
+        (["up", "f", "--prompt", " "], "--prompt: must not be empty"),
         (["up", "f", "--promt", "x"], "unrecognized arguments: --promt x"),
         (["down"], "COMMAND: invalid choice: 'down'"),
     ],
