@@ -1,8 +1,8 @@
 """A stand-in for `steelyard-runtime`, run as a script by the tests: answers without a model.
 
 `FAKE_STOP_AT` holds workers in one phase; `FAKE_EXIT` makes workers write a sentence and end with
-that code; `FAKE_DEAF` makes all ignore SIGTERM; `FAKE_LOG` is a file that gets a line for each start
-and each graceful end.
+that code; `FAKE_DEAF` makes all ignore SIGTERM; `FAKE_LOG` is a file that gets a line for each
+start and each graceful end.
 """
 
 import argparse
