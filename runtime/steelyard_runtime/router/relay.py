@@ -53,6 +53,7 @@ class Relay:
                 self._on_first_token = None
             if self._client.congested and self._easing is None:
                 self._answer.pause()
+                self._wait.paused = True
                 self._easing = asyncio.get_running_loop().create_task(self._ease())
         if transcript.error is not None:
             raise ErrorEventError
@@ -63,4 +64,5 @@ class Relay:
             await self._client.drained()
         self._easing = None
         self._answer.resume()
-        self._wait.heard()  # The silence was ours.
+        self._wait.paused = False
+        self._wait.heard()

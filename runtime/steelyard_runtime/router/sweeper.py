@@ -18,10 +18,11 @@ class Wait:
     after `limit_seconds`.
     """
 
-    __slots__ = ("_clock", "_scope", "_sweeper", "last_read_seconds", "worker")
+    __slots__ = ("_clock", "_scope", "_sweeper", "last_read_seconds", "paused", "worker")
 
     def __init__(self, sweeper: "Sweeper", worker: Worker, limit_seconds: float | None) -> None:
         self.worker = worker
+        self.paused = False  # the client is too slow: the silence is not the worker's
         self._sweeper = sweeper
         self._clock = asyncio.get_running_loop().time
         self._scope = asyncio.timeout(limit_seconds)
@@ -91,6 +92,8 @@ class Sweeper:
                 self._probes[worker] = create_task(self._probe(worker))
 
     def _silent(self, wait: Wait, now_seconds: float) -> bool:
+        if wait.paused:
+            return False
         heard = max(wait.last_read_seconds, wait.worker.probed_alive_seconds)
         return now_seconds - heard >= self._stall_seconds
 

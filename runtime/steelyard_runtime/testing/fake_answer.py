@@ -1,5 +1,6 @@
 """A fake worker's answer to one completion request: chunks of a stream, or the whole."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from steelyard_runtime.testing.fake_text import FakeText, prompt_token_ids
@@ -34,25 +35,23 @@ class FakeAnswer:
             "model": body.get("model", "fake"),
         }
 
-    def events(self) -> list[tuple[dict[str, Any], int]]:
-        """Return the chunks and how many tokens each of them brings."""
-        events = []
+    def events(self) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield the chunks and how many tokens each of them brings."""
         if self._chat:
             for index in range(len(self._texts)):
                 delta = {"role": "assistant", "content": ""}
                 event = self._chunk({"index": index, "delta": delta, "finish_reason": None})
                 if self._wants_ids:
                     event["prompt_token_ids"] = self._prompt
-                events.append((event, 0))
+                yield event, 0
         start = len(self._resumed)
         step = self._tokens_per_event
         for position in range(start, self._length, step):
             upto = min(position + step, self._length)
             for index in range(len(self._texts)):
-                events.append((self._tokens(index, position, upto), upto - position))
+                yield self._tokens(index, position, upto), upto - position
         if (self._body.get("stream_options") or {}).get("include_usage"):
-            events.append(({**self._identity, "choices": [], "usage": self._usage()}, 0))
-        return events
+            yield {**self._identity, "choices": [], "usage": self._usage()}, 0
 
     def document(self) -> dict[str, Any]:
         """Return the whole answer."""
