@@ -32,6 +32,12 @@ def sample() -> InferenceService:
     return load(SAMPLE.read_text(), "smollm2.yaml")
 
 
+@pytest.fixture
+def fake_runtime() -> tuple[str, ...]:
+    """The command that stands in for `steelyard-runtime`."""
+    return (sys.executable, str(Path(__file__).with_name("fake_runtime.py")))
+
+
 @dataclass
 class Steelyard:
     """Starts `steelyard` in an environment of its own and ends what the test leaves."""
