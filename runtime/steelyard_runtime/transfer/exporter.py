@@ -180,7 +180,8 @@ class Exporter:
                 pass
         except FrameError as error:
             self._stats.rejected(error.reason)
-            logger.warning("closed a connection of the KV side channel: %s", error)
+            level = logging.INFO if error.reason == "closed" else logging.WARNING
+            logger.log(level, "closed a connection of the KV side channel: %s", error)
         except TimeoutError:
             self._stats.rejected("deadline")
         except OSError:
@@ -199,6 +200,8 @@ class Exporter:
             raise
         async with asyncio.timeout(HANDSHAKE_SECONDS):
             request = await channel.finish(header)
+        # An export that was made before the peer asked may still wait for its turn on this loop.
+        await asyncio.sleep(0)
         if isinstance(request, Read):
             await self._read(channel, request)
             return True

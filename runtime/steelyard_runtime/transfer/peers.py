@@ -40,6 +40,7 @@ NOTIFY_SECONDS = 5.0
 IDLE_SECONDS = 120.0
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Key = tuple[str, int]
 
 
@@ -165,7 +166,7 @@ class Peers:
         where = f"{peer.key[0]}:{peer.key[1]}"
         try:
             channel = await connect(address, family, self._token)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the latter: no such port
             raise TransferError("connect", f"cannot connect to {where}: {error}") from None
         except FrameError as error:
             raise TransferError("handshake", f"no handshake with {where}: {error}") from None
@@ -193,17 +194,11 @@ class Peers:
         return Link(channel, theirs)
 
     async def _resolve(self, host: str, port: int) -> tuple[int, Key]:
-        try:
-            found = await asyncio.get_running_loop().getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-            )
-        except OSError as error:
-            raise TransferError("connect", f"cannot resolve '{host}': {error}") from None
-        for family, _, _, _, address in found:
-            ip = ipaddress.ip_address(address[0])
+        """Return an address of the peer that is allowed; that address is then connected to."""
+        for ip in await _addresses(host):
             if any(ip in network for network in self._networks):
-                # Connect to the address that was checked, not to the name.
-                return family, (str(address[0]), int(address[1]))
+                family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+                return family, (str(ip), port)
         allowed = ", ".join(str(network) for network in self._networks)
         raise TransferError("peer_not_allowed", f"'{host}' is not within --kv-peers {allowed}")
 
@@ -242,6 +237,18 @@ async def _exchange(link: Link, request: Open | Renew | Done | Abort) -> Reply:
         link.channel.close()
         raise
     return reply
+
+
+async def _addresses(host: str) -> list[Address]:
+    try:
+        return [ipaddress.ip_address(host)]
+    except ValueError:
+        pass  # a name: resolving takes a thread
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
+        raise TransferError("connect", f"cannot resolve '{host}': {error}") from None
+    return [ipaddress.ip_address(address[0]) for _, _, _, _, address in found]
 
 
 def _close_idle(peer: Peer) -> None:

@@ -50,6 +50,10 @@ CASES = [
     Case("token_count", asked={"num_tokens": 31}),
     Case("peer_not_allowed", here={"peers": ("10.0.0.0/8",)}),
     Case("connect", asked={"host": "host.invalid"}),
+    Case("connect", asked={"host": "." * 300}),
+    Case("connect", asked={"host": "a\0b"}),
+    Case("connect", asked={"host": ""}),
+    Case("connect", asked={"port": 99999}),
     Case("connect", asked={"port": 1}),
 ]
 

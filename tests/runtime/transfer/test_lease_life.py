@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from steelyard_runtime.transfer import peers
 from steelyard_runtime.transfer.interface import LeaseEnded, PullDone, PullFailed
 
 
@@ -123,3 +124,21 @@ def test_without_a_token_pulls_work(make_node, remote) -> None:
     params = prefill.transfer.export("r1", [1], 16)
     decode.transfer.pull("d1", remote(params), 0, [1], 16)
     assert decode.wait_for(PullDone, "d1").num_blocks == 1
+
+
+def test_a_peer_may_be_named(make_node, remote) -> None:
+    """A host name is resolved, and its address is what must be allowed."""
+    prefill, decode = make_node(advertise_host="localhost"), make_node()
+    params = prefill.transfer.export("r1", [1], 16)
+    decode.transfer.pull("d1", remote(params), 0, [1], 16)
+    assert decode.wait_for(PullDone, "d1").num_blocks == 1
+
+
+def test_a_peer_that_is_not_asked_is_forgotten(make_node, remote, monkeypatch, until) -> None:
+    """Connections to peers that are not used any more are closed."""
+    monkeypatch.setattr(peers, "IDLE_SECONDS", 0.1)
+    prefill, decode = make_node(lease_seconds=0.6), make_node(lease_seconds=0.6)
+    params = prefill.transfer.export("r1", [1], 16)
+    decode.transfer.pull("d1", remote(params), 0, [1], 16)
+    decode.wait_for(PullDone, "d1")
+    until(lambda: prefill.gauge("steelyard:kv_connections") == 0, "closing the connections")
