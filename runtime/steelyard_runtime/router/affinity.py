@@ -26,7 +26,7 @@ def rendered_text(body: dict[str, Any]) -> str:
     """
     messages = body.get("messages")
     if not isinstance(messages, list):
-        prompt = body.get("prompt")
+        prompt = only_prompt(body)
         return prompt if isinstance(prompt, str) else orjson.dumps(prompt).decode()
     parts = []
     tools = body.get("tools")
@@ -46,9 +46,17 @@ def rendered_text(body: dict[str, Any]) -> str:
     return "".join(parts)
 
 
+def only_prompt(body: dict[str, Any]) -> Any:
+    """Return `prompt`; a list that holds exactly one prompt stands for that."""
+    prompt = body.get("prompt")
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str | list):
+        return prompt[0]
+    return prompt
+
+
 def token_prompt(body: dict[str, Any]) -> list[int] | None:
     """Return the prompt's token ids where the request gives exactly one such prompt."""
-    prompt = body.get("prompt")
+    prompt = only_prompt(body)
     if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
         return prompt
     return None

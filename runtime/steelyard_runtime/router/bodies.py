@@ -15,9 +15,16 @@ async def read_body(request: web.BaseRequest, limit_bytes: int) -> bytes:
     length = request.content_length
     try:
         if length is None or length <= limit_bytes:
+            _continue(request)
             return await request.read()
     except HTTPRequestEntityTooLarge:
         pass
     raise RequestError(
         f"The body may not be larger than {limit_bytes} bytes.", status=413, code="body_too_large"
     )
+
+
+def _continue(request: web.BaseRequest) -> None:
+    """Tell a client that waits for it (curl, from 1 MiB) to send its body."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -10,6 +10,7 @@ from steelyard_runtime.router.affinity import (
     CHUNK_TOKENS,
     TokenEstimator,
     chain_hashes,
+    only_prompt,
     rendered_text,
     text_chunks,
     token_chunks,
@@ -83,7 +84,7 @@ def make_call(
 
 def _transferable(checked: CheckedBody) -> bool:
     body = checked.fields
-    prompt = body.get("prompt")
+    prompt = only_prompt(body)
     several = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list)
     return not several and not (body.get("echo") and body.get("logprobs") is not None)
 

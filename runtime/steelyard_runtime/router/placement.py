@@ -67,7 +67,7 @@ def place(
         decision = "unsuitable"
     elif prompt.tokens < min_remote_prefill_tokens:
         decision = "short"
-    elif prompt.tokens - decode.warm_tokens < min_remote_prefill_tokens:
+    elif prompt.tokens - min(decode.warm_tokens, prompt.tokens) < min_remote_prefill_tokens:
         decision = "warm"
     else:
         prefill_scores = score(prefill_partners(decode, candidates), frozenset())

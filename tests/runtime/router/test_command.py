@@ -1,5 +1,6 @@
 """The `router` command: flags, wrong input, start, drain."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,10 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import URLError
 
+import aiohttp
 import pytest
 
 from steelyard_runtime.cli import main
 from steelyard_runtime.parent_pipe import EXIT_CODE, VARIABLE
+from steelyard_runtime.testing.fake_worker import FakeWorker, Fault
+from steelyard_runtime.testing.router_service import CHAT, chat, write_membership
 
 
 @pytest.fixture
@@ -61,10 +65,12 @@ def test_required_flags_are_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @contextmanager
-def process(membership: Path, port: int, **extra: object) -> Iterator[subprocess.Popen[str]]:
+def process(
+    membership: Path, port: int, name: str = "m", **extra: object
+) -> Iterator[subprocess.Popen[str]]:
     """Run a router process."""
     command = [sys.executable, "-m", "steelyard_runtime.cli", "router", "--port", str(port)]
-    command += ["--membership-file", str(membership), "--served-model-name", "m"]
+    command += ["--membership-file", str(membership), "--served-model-name", name]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **extra)  # type: ignore[call-overload]  # keywords of Popen
     try:
         yield started
@@ -131,3 +137,39 @@ def test_router_ends_with_its_parent(membership: Path) -> None:
         router.communicate(timeout=10)
 
     assert router.returncode == EXIT_CODE
+
+
+@pytest.mark.anyio
+async def test_drain_finishes_what_runs(membership: Path) -> None:
+    """On SIGTERM a running stream is finished, new requests are still served, then it exits."""
+    worker = await FakeWorker().start()
+    worker.faults.append(Fault(stall_after_tokens=2))
+    write_membership(membership, [worker])
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    with process(membership, port, name="fake") as router:
+        await asyncio.to_thread(_wait_until_it_answers, port)
+        async with (
+            aiohttp.ClientSession() as client,
+            client.post(url + CHAT, json=chat(stream=True)) as answer,
+        ):
+            router.send_signal(signal.SIGTERM)
+            await _until_draining(client, url)
+            async with client.post(url + CHAT, json=chat()) as another:
+                late = another.status
+            worker.resume.set()
+            stream = await answer.read()
+        _, errors = await asyncio.to_thread(router.communicate, timeout=10)
+    await worker.kill()
+
+    assert late == 200
+    assert stream.endswith(b"data: [DONE]\n\n")
+    assert router.returncode == 0, errors
+
+
+async def _until_draining(client: aiohttp.ClientSession, url: str) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            async with client.get(url + "/ready") as answer:
+                if (await answer.json())["status"] == "draining":
+                    return

@@ -105,6 +105,16 @@ def test_remote_prefill_is_decided(
     assert (placement.prefill and placement.prefill.worker_id) == prefill
 
 
+@given(st.integers(0, 5000), st.integers(0, 10_000))
+def test_threshold_of_zero_always_prefills_elsewhere(tokens: int, warm: int) -> None:
+    """With `--min-remote-prefill-tokens 0` no prompt is too short or too warm."""
+    candidates = [worker("d", "decode", warm_tokens=warm), worker("p", "prefill")]
+    placement = place(Prompt(tokens), candidates, min_remote_prefill_tokens=0)
+
+    assert placement is not None
+    assert placement.decision == "remote"
+
+
 def test_decoder_with_a_partner_is_preferred() -> None:
     """Of two equal decode workers, the one that a prefill worker can hand over to is chosen."""
     candidates = [

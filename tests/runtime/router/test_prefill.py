@@ -55,10 +55,21 @@ async def test_both_legs_carry_the_exchange(tmp_path: Path) -> None:
         (chat("short"), "short"),
         ({"prompt": [1] * 200}, "remote"),
         ({"prompt": [1] * 20}, "short"),
+        ({"prompt": ["one " * 100]}, "remote"),
+        ({"prompt": [[1] * 200]}, "remote"),
         ({"prompt": ["one " * 100, "two " * 100]}, "unsuitable"),
         ({"prompt": "one " * 100, "echo": True, "logprobs": 1}, "unsuitable"),
     ],
-    ids=["long", "short", "long-ids", "short-ids", "two-prompts", "prompt-logprobs"],
+    ids=[
+        "long",
+        "short",
+        "long-ids",
+        "short-ids",
+        "one-text",
+        "one-ids",
+        "two-prompts",
+        "prompt-logprobs",
+    ],
 )
 async def test_remote_prefill_is_used_where_it_pays(
     tmp_path: Path, body: dict[str, Any], decision: str

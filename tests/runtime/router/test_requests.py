@@ -1,5 +1,6 @@
 """What clients may send to the router, and what wrong requests get."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -209,3 +210,15 @@ async def test_metrics_are_kept_per_model(tmp_path: Path) -> None:
         ]
 
     assert counted == [1, 1, 1, 1, 1]
+
+
+async def test_large_body_is_asked_for(tmp_path: Path) -> None:
+    """A client that sends `Expect: 100-continue` is told to go on."""
+    async with running_service(tmp_path, FakeWorker()) as running:
+        async with asyncio.timeout(5):
+            async with running.client.post(
+                running.url + CHAT, json=chat(), expect100=True
+            ) as answer:
+                status = answer.status
+
+    assert status == 200
