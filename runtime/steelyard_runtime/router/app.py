@@ -2,19 +2,14 @@
 
 import asyncio
 import contextlib
-import errno
 import logging
 import signal
 from collections.abc import AsyncIterator
 
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
 
-from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.router.affinity import PrefixMemory
+from steelyard_runtime.router.listener import http_server, listen
 from steelyard_runtime.router.membership import MembershipFile, MembershipSource
 from steelyard_runtime.router.pool import WorkerPool
 from steelyard_runtime.router.service import RouterService
@@ -42,16 +37,18 @@ async def running_router(
     async with worker_session(settings.worker_api_key) as session:
         service = RouterService(settings, pool, memory, session, client)
         runner = web.ServerRunner(
-            _server(service, settings.max_request_bytes), shutdown_timeout=0.1
+            http_server(service.handle, settings.max_request_bytes), shutdown_timeout=0.1
         )
         await runner.setup()
         tasks = [
             asyncio.create_task(_follow(source, pool, service)),
             asyncio.create_task(service.sweeper.run()),
         ]
+        for task in tasks:
+            task.add_done_callback(_report)
         try:
             site = web.TCPSite(runner, settings.host, settings.port)
-            await _listen(site, settings)
+            await listen(site, settings.host, settings.port)
             yield service, runner.addresses[0][1]
         finally:
             for task in tasks:
@@ -105,41 +102,10 @@ async def _follow(source: MembershipSource, pool: WorkerPool, service: RouterSer
         logger.info("membership", extra={"fields": {"workers": [one.id for one in members]}})
 
 
-def _server(service: RouterService, max_request_bytes: int) -> web.Server:
-    loop = asyncio.get_running_loop()
-
-    def make_request(
-        message: RawRequestMessage,
-        payload: StreamReader,
-        protocol: RequestHandler,
-        writer: AbstractStreamWriter,
-        task: "asyncio.Task[None]",
-    ) -> web.BaseRequest:
-        return web.BaseRequest(
-            message, payload, protocol, writer, task, loop, client_max_size=max_request_bytes
-        )
-
-    return web.Server(
-        service.handle,
-        request_factory=make_request,
-        handler_cancellation=True,  # A client that goes away closes its worker's stream at once.
-        access_log=None,
-        keepalive_timeout=75.0,
-    )
-
-
-async def _listen(site: web.TCPSite, settings: RouterSettings) -> None:
-    try:
-        await site.start()
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"--port {settings.port} is in use on {settings.host}; "
-                "give one that is free, or 0 for any"
-            ) from None
-        raise ConfigError(
-            f"--host must be an address of this machine, got '{settings.host}': {error.strerror}"
-        ) from None
+def _report(task: "asyncio.Task[None]") -> None:
+    """Say so when something that runs as long as the process ended by itself."""
+    if not task.cancelled() and task.exception() is not None:
+        logger.critical("a background task ended", exc_info=task.exception())
 
 
 def membership_file(settings: RouterSettings) -> MembershipFile:

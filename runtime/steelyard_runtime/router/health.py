@@ -21,7 +21,8 @@ MAX_BACKOFF_SECONDS = 2.0  # also the longest that a worker which is back is not
 SERVER_ERRORS_TO_EJECT = 3  # in a row: one request may be at fault itself
 INFO_POLL_SECONDS = 0.5  # while a worker is not ready
 INFO_POLL_READY_SECONDS = 5.0
-_NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError)
+# ValueError: a page that is not text.
+_NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
 
 class HealthMonitor:

@@ -1,6 +1,7 @@
 """What clients may send to the router, and what wrong requests get."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,17 @@ async def test_large_body_is_asked_for(tmp_path: Path) -> None:
                 status = answer.status
 
     assert status == 200
+
+
+async def test_what_is_not_http_gets_the_same_shape(tmp_path: Path) -> None:
+    """A request that cannot be parsed is 400 with an error object, not a page of text."""
+    async with running_service(tmp_path, FakeWorker()) as running:
+        port = int(running.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nContent-Length: x\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400") or head.startswith(b"HTTP/1.0 400")
+    assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
