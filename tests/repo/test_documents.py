@@ -14,9 +14,9 @@ from steelyard_operator.local.observing import RouterView
 from steelyard_operator.local.report import as_lines
 
 ROOT = Path(__file__).parents[2]
-TRACKED = subprocess.run(
-    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
-).stdout.split()
+# CI may check out as another user, which git refuses to read without being told.
+LIST = ["git", "-c", "safe.directory=*", "ls-files"]
+TRACKED = subprocess.run(LIST, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 DOCUMENTS = [name for name in TRACKED if name.endswith(".md")]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

@@ -134,4 +134,5 @@ async def test_a_child_sees_the_end_of_the_pipe(pipe: ParentPipe) -> None:
         second.start("b", script(reader), os.environ)
         table.start("a", SLEEPER, os.environ)
     await until(lambda: second.tail("b") == ["gone"])
+    await second.kill_all()
     await table.kill_all()
