@@ -7,6 +7,7 @@ after the latter.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -25,10 +26,18 @@ from steelyard_runtime.transfer.interface import (
 from steelyard_runtime.transfer.messages import Abort, Done, Failure, Greeting, Open, Opened
 from steelyard_runtime.transfer.peers import Peer, Peers
 from steelyard_runtime.transfer.stats import TransferStats
-from steelyard_runtime.transfer.transport import Landing, Transport, Wanted
+from steelyard_runtime.transfer.transport import (
+    Landing,
+    Link,
+    Transport,
+    TransportBrokenError,
+    Wanted,
+)
 
 # Failures after which the peer holds no lease of ours, or must not hear from us.
 SILENT_REASONS = frozenset({"peer_not_allowed", "connect", "handshake", "unknown_lease"})
+# A transport that failed on a peer is not tried again for so long; TCP takes over.
+AVOID_BROKEN_SECONDS = 60.0
 # Verification yields to other work after this many bytes (about a millisecond).
 VERIFY_SLICE_BYTES = 16 * 1024 * 1024
 
@@ -72,6 +81,8 @@ class Importer:
         self._faults = faults
         self._pulls: dict[str, asyncio.Task[None]] = {}
         self._attempts: dict[str, asyncio.Task[None]] = {}
+        # When a transport failed on an engine: (transport, engine id) to monotonic time.
+        self._broken: dict[tuple[str, str], float] = {}
         self._waiting: set[tuple[Peer, str]] = set()
         self._landings: dict[str, Landing] = {}
         self._notices: set[asyncio.Task[bool]] = set()
@@ -173,14 +184,30 @@ class Importer:
                     "handshake", f"engine {link.peer.engine_id} answers for {remote.engine_id}"
                 )
             opened = _checked(reply, pull)
-            landing = self._choose(link.peer).read(link, wanted, opened)
-            self._landings[pull.request_id] = landing
-            await landing.finish()
+            await self._land(pull, link, wanted, opened)
             await self._verify(pull, opened)
 
+    async def _land(self, pull: Pull, link: Link, wanted: Wanted, opened: Opened) -> None:
+        """Read through the best transport, or the next one where that is broken."""
+        while True:
+            transport = self._choose(link.peer)
+            landing = transport.read(link, wanted, opened)
+            self._landings[pull.request_id] = landing
+            try:
+                return await landing.finish()
+            except TransportBrokenError as error:
+                key = (transport.name, link.peer.engine_id)
+                logger.warning("%s does not reach %s: %s", *key, error)
+                self._broken[key] = time.monotonic()
+
     def _choose(self, peer: Greeting) -> Transport:
+        now = time.monotonic()
+        self._broken = {
+            key: at for key, at in self._broken.items() if now - at < AVOID_BROKEN_SECONDS
+        }
         for transport in self._transports.values():
-            if transport.reaches(peer):
+            broken = (transport.name, peer.engine_id) in self._broken
+            if not broken and transport.reaches(peer):
                 return transport
         raise TransferError("handshake", "the peer has no transport in common with this worker")
 

@@ -11,14 +11,14 @@ import os
 from collections import deque
 from typing import Any
 
-from steelyard_runtime.errors import ConfigError, TransferError
+from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.transfer import machine, nixl_library
 from steelyard_runtime.transfer.faults import TransferFaults
 from steelyard_runtime.transfer.interface import BlockMemory
 from steelyard_runtime.transfer.messages import Greeting, NixlEndpoint, Opened
 from steelyard_runtime.transfer.nixl_library import Agent, State
 from steelyard_runtime.transfer.nixl_thread import NixlThread, Read
-from steelyard_runtime.transfer.transport import Landing, Link, Wanted
+from steelyard_runtime.transfer.transport import Landing, Link, TransportBrokenError, Wanted
 
 # A read copies while the thread waits; smaller slices let other reads run and a cancel take hold.
 SLICE_BYTES = 32 * 1024 * 1024
@@ -170,7 +170,7 @@ class _NixlLanding:
             self._current = None
             if state != "DONE":
                 self._transport.broke()
-                raise TransferError("transfer", "NIXL reports that the read failed")
+                raise TransportBrokenError("transfer", "NIXL reports that the read failed")
             num_blocks += len(ours)
         self._transport.landed(loop.time() - started_at, num_blocks)
 

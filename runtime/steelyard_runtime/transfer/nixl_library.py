@@ -67,6 +67,9 @@ def load(environment: MutableMapping[str, str]) -> Any:
     )
 
 
+logger = logging.getLogger(__name__)
+
+
 class Agent:
     """One NIXL agent with the KV pool registered, and nothing else; used by one thread."""
 
@@ -91,6 +94,8 @@ class Agent:
     ) -> tuple[Any, State]:
         """Start reading blocks; returns a handle and the state. May copy before it returns.
 
+        An exception means that nothing was started.
+
         `metadata` must come from an authenticated peer: UCX aborts on bytes it does not expect.
         """
         peer = self._peers.get(metadata)
@@ -109,7 +114,11 @@ class Agent:
             self._agent.get_xfer_descs(remote, "DRAM"),
             peer,
         )
-        return handle, self._agent.transfer(handle)
+        try:
+            return handle, self._agent.transfer(handle)
+        except Exception as error:  # a part of it may be under way
+            logger.debug("a NIXL read failed at its start: %s", error)
+            return handle, "ERR"
 
     def state(self, handle: Any) -> State:
         """Drive the agent and return how far a read is."""

@@ -1,7 +1,7 @@
 """The one thread that calls NIXL: it starts reads, polls while work is pending, and sleeps else.
 
-An exporting agent serves peers and lives as long as the worker. Importing agents read; one that
-holds a read that does not end is retired: new reads get a new agent, and the old one is destroyed
+An exporting agent serves peers and lives as long as the worker. Importing agents read; one with a
+read that failed or does not end is retired: new reads get a new agent, and the old one is destroyed
 once its other reads are over, which is the only way to be sure that nothing lands any more.
 """
 
@@ -32,6 +32,7 @@ class Read:
     ours: tuple[int, ...]
     ended: Callable[[State], None]  # called once, on the thread
     abandoned: bool = False  # nobody waits for the bytes, only for the end
+    failed: bool = False  # NIXL has given it up; it ends with its agent
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +64,7 @@ class NixlThread:
         self._importers: list[Importing] = []
         self._exporting = False
         self._stopping = False
-        self.recycled = 0  # agents destroyed because of a read that did not end
+        self.recycled = 0  # agents given up because of a read that failed or did not end
 
     @property
     def stuck(self) -> bool:
@@ -153,8 +154,9 @@ class NixlThread:
         if self._stopping or read.abandoned:
             read.ended("ERR")
             return
-        for importing in list(self._importers):
-            self._recycle(importing)
+        for each in list(self._importers):
+            self._recycle(each)
+        importing: Importing | None = None
         try:
             importing = self._current_importer()
             handle, state = importing.agent.read(
@@ -162,11 +164,12 @@ class NixlThread:
             )
         except Exception as error:  # NIXL raises many types; all mean that nothing was started
             logger.warning("a NIXL read cannot start: %s", error)
+            if importing is not None:
+                importing.agent.forget(read.metadata)
             read.ended("ERR")
             return
         importing.reads[read] = handle
-        if state != "PROC":
-            self._end(importing, read, state)
+        self._note(importing, read, state)
 
     def _current_importer(self) -> Importing:
         for importing in self._importers:
@@ -184,24 +187,30 @@ class NixlThread:
                 logger.debug("the exporting agent: %s", error)
         for importing in list(self._importers):
             for read, handle in list(importing.reads.items()):
+                if read.failed:
+                    continue
                 try:
                     state = importing.agent.state(handle)
                 except Exception as error:  # NIXL reports a lost peer by raising
                     logger.debug("a NIXL read ended: %s", error)
                     state = "ERR"
-                if state != "PROC":
-                    self._end(importing, read, state)
+                self._note(importing, read, state)
             self._recycle(importing)
 
-    def _end(self, importing: Importing, read: Read, state: State) -> None:
-        handle = importing.reads.pop(read)
-        try:
-            importing.agent.release(handle)
-            if state == "ERR":
-                importing.agent.forget(read.metadata)
-        except Exception as error:  # it has ended all the same
-            logger.debug("releasing a NIXL read: %s", error)
-        read.ended(state)
+    def _note(self, importing: Importing, read: Read, state: State) -> None:
+        """Take note of a read's state; DONE is its end, ERR is the end of its agent."""
+        if state == "DONE":
+            importing.agent.release(importing.reads.pop(read))
+            read.ended("DONE")
+        elif state == "ERR":
+            # Other parts of the read may still land, as long as the agent lives.
+            read.failed = read.abandoned = True
+            self._retire(importing)
+
+    def _retire(self, importing: Importing) -> None:
+        if not importing.retired:
+            importing.retired = True
+            self.recycled += 1
 
     def _recycle(self, importing: Importing) -> None:
         """Retire an agent whose abandoned read does not end; destroy it when it is time."""
@@ -211,9 +220,8 @@ class NixlThread:
         elif importing.stuck_since is None:
             importing.stuck_since = now
         stuck_seconds = 0 if importing.stuck_since is None else now - importing.stuck_since
-        if stuck_seconds > self._recycle_seconds and not importing.retired:
-            importing.retired = True
-            self.recycled += 1
+        if stuck_seconds > self._recycle_seconds:
+            self._retire(importing)
         alive = any(not read.abandoned for read in importing.reads)
         if importing.retired and (not alive or stuck_seconds > 2 * self._recycle_seconds):
             self._importers.remove(importing)

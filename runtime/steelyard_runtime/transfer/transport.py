@@ -7,8 +7,13 @@ The side channel, the leases, the checksums and the deadlines are the same for a
 from dataclasses import dataclass
 from typing import Protocol
 
+from steelyard_runtime.errors import TransferError
 from steelyard_runtime.transfer.channel import Channel
 from steelyard_runtime.transfer.messages import Greeting, NixlEndpoint, Opened, Reply
+
+
+class TransportBrokenError(TransferError):
+    """The transport itself failed on a peer; nothing lands any more, another one may do better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,7 @@ class Landing(Protocol):
         """Bring all bytes in.
 
         Raises:
+            TransportBrokenError: they will not come this way.
             TransferError: they will not come.
             FrameError: the connection is unusable.
             OSError: the connection is gone.

@@ -67,13 +67,18 @@ def remote() -> Callable[[dict[str, Any]], RemotePrefill]:
     return remote_prefill
 
 
+@pytest.fixture
+def nixl() -> str:
+    """Run a test over NIXL alone."""
+    if not is_installed():
+        pytest.skip("NIXL is not installed (pip install 'steelyard[nixl]')")
+    return "nixl"
+
+
 @pytest.fixture(params=["tcp", "nixl"])
 def transport(request: pytest.FixtureRequest) -> str:
     """Run a test over both transports."""
-    name = str(request.param)
-    if name == "nixl" and not is_installed():
-        pytest.skip("NIXL is not installed (pip install 'steelyard[nixl]')")
-    return name
+    return str(request.getfixturevalue("nixl") if request.param == "nixl" else request.param)
 
 
 @pytest.fixture

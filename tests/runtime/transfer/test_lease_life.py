@@ -6,6 +6,7 @@ import pytest
 
 from steelyard_runtime.transfer import peers
 from steelyard_runtime.transfer.interface import LeaseEnded, PullDone, PullFailed
+from steelyard_runtime.transfer.nixl_library import Agent
 
 
 def test_a_lease_that_nobody_wants_runs_out(make_node, remote) -> None:
@@ -142,3 +143,18 @@ def test_a_peer_that_is_not_asked_is_forgotten(make_node, remote, monkeypatch, u
     decode.transfer.pull("d1", remote(params), 0, [1], 16)
     decode.wait_for(PullDone, "d1")
     until(lambda: prefill.gauge("steelyard:kv_connections") == 0, "closing the connections")
+
+
+def test_tcp_takes_over_where_nixl_fails(make_node, remote, nixl, monkeypatch) -> None:
+    """Where NIXL fails on a peer, this pull and the next ones go over TCP."""
+    prefill, decode = make_node(transport=nixl), make_node(transport=nixl)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no route")
+
+    monkeypatch.setattr(Agent, "read", fail)
+    for name in ("first", "second"):
+        params = prefill.transfer.export(name, [1], 16)
+        decode.transfer.pull(name, remote(params), 0, [1], 16)
+        decode.wait_for(PullDone, name)
+    assert decode.counter("vllm:nixl_num_failed_transfers_total") == 1

@@ -9,7 +9,6 @@ from steelyard_runtime.testing.block_memory import PlainBlockMemory
 from steelyard_runtime.transfer import machine
 from steelyard_runtime.transfer.messages import PROTOCOL, Greeting, NixlEndpoint
 from steelyard_runtime.transfer.nixl import NixlTransport
-from steelyard_runtime.transfer.nixl_library import is_installed
 
 
 @pytest.mark.parametrize(
@@ -48,18 +47,16 @@ def test_reading_is_tried_not_guessed() -> None:
         (True, {"machine": "another"}, True),
     ],
 )
-def test_auto_takes_nixl_for_readable_peers_only(everywhere, change, reached) -> None:
+def test_auto_takes_nixl_for_readable_peers_only(nixl, everywhere, change, reached) -> None:
     """NIXL is used for a process of this machine whose memory can be read, else where told to."""
-    if not is_installed():
-        pytest.skip("NIXL is not installed")
     memory = PlainBlockMemory(2, 4096)
-    nixl = NixlTransport(memory, engine_id="e", recycle_seconds=1, everywhere=everywhere)
-    nixl.start()
-    endpoint = nixl.endpoint()
+    transport = NixlTransport(memory, engine_id="e", recycle_seconds=1, everywhere=everywhere)
+    transport.start()
+    endpoint = transport.endpoint()
     assert endpoint is not None
     shape = {"machine": endpoint.machine, "process_id": os.getpid()} | change
     theirs = NixlEndpoint(b"metadata", memory.base_address(), **shape)
     peer = Greeting(PROTOCOL, "p", "f", 4096, ["nixl", "tcp"], 1.0, theirs)
-    assert nixl.reaches(peer) == reached
-    assert not nixl.reaches(Greeting(PROTOCOL, "p", "f", 4096, ["tcp"], 1.0, theirs))
-    nixl.close()
+    assert transport.reaches(peer) == reached
+    assert not transport.reaches(Greeting(PROTOCOL, "p", "f", 4096, ["tcp"], 1.0, theirs))
+    transport.close()

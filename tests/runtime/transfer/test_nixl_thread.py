@@ -86,15 +86,33 @@ def stage():
     assert all(agent.destroyed for agent in stage.agents)
 
 
-@pytest.mark.parametrize(("state", "end"), [("DONE", "DONE"), ("ERR", "ERR"), ("raise", "ERR")])
-def test_a_read_ends_as_its_agent_says(stage, until, state, end) -> None:
-    """The end of a read is told once NIXL reports it, by a state or by an error."""
+def test_a_read_ends_when_its_agent_says_so(stage, until) -> None:
+    """The end of a read is told once NIXL reports it, and the agent goes on."""
     stage.read("a")
     importer = stage.agents[1]
     until(lambda: importer.states, "starting")
     assert stage.ends == {}
-    stage.end(importer, state)
-    until(lambda: stage.ends == {"a": end}, "the end of the read")
+    stage.end(importer, "DONE")
+    until(lambda: stage.ends == {"a": "DONE"}, "the end of the read")
+    assert not importer.destroyed
+
+
+@pytest.mark.parametrize("state", ["ERR", "raise"])
+def test_a_failed_read_ends_with_its_agent(stage, until, state) -> None:
+    """Parts of a failed read may still land, so it ends once its agent is gone."""
+    stage.read("failed")
+    stage.read("live")
+    importer = stage.agents[1]
+    until(lambda: len(importer.states) == 2, "starting")
+    failed, live = importer.states
+    importer.states[failed] = state
+    until(lambda: stage.thread.recycled == 1, "noticing the failure")
+    stage.read("new")
+    until(lambda: len(stage.agents) == 3, "a new agent")
+    assert stage.ends == {}
+    importer.states[live] = "DONE"
+    until(lambda: stage.ends == {"live": "DONE", "failed": "ERR"}, "the end of both")
+    assert importer.destroyed
 
 
 def test_a_read_that_cannot_start_ends(stage, until) -> None:

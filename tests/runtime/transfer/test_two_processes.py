@@ -3,8 +3,6 @@
 import signal
 from pathlib import Path
 
-import pytest
-
 from steelyard_runtime.transfer.interface import (
     LeaseEnded,
     PullDone,
@@ -121,13 +119,12 @@ def test_a_decode_process_that_dies_midway(make_peer, make_node, remote, until, 
 
 
 def test_a_stuck_nixl_read_is_quarantined_until_its_agent_is_gone(
-    make_peer, make_node, until, monkeypatch
+    make_peer, make_node, until, nixl, monkeypatch
 ) -> None:
     """A read over UCX's TCP that timed out settles by recycling the agent; nothing lands after."""
-    pytest.importorskip("nixl_cu13", reason="NIXL is not installed")
     monkeypatch.setenv("UCX_TLS", "tcp")
-    peer = make_peer(transport="nixl", lease_seconds=2, environment={"UCX_TLS": "tcp"}, **LARGE)
-    decode = make_node(transport="nixl", lease_seconds=2, deadline_seconds=1, **LARGE)
+    peer = make_peer(transport=nixl, lease_seconds=2, environment={"UCX_TLS": "tcp"}, **LARGE)
+    decode = make_node(transport=nixl, lease_seconds=2, deadline_seconds=1, **LARGE)
     clear(decode)
     decode.transfer.pull("d1", peer.export("r1", BLOCKS), 0, BLOCKS, 1600)
     until(lambda: started_landing(decode, "d1"), "the first bytes")
