@@ -46,7 +46,7 @@ class KVPool:
         try:
             if device.type == "cpu":
                 # Anonymous pages are zero, page-aligned and take memory only once written.
-                self._map = mmap.mmap(-1, total_bytes)
+                self._map = mmap.mmap(-1, total_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
                 self._bytes = memoryview(self._map)
                 flat = torch.frombuffer(self._map, dtype=geometry.dtype)
             else:

@@ -81,3 +81,32 @@ def test_a_mixed_batch_equals_each_sequence_alone(tiny_llama: Any) -> None:
     for prompt, computed in zip(prompts, logits, strict=True):
         expected = oracle.logits(prompt)[-len(computed) :]
         assert (computed - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("kernels", ["reference", "cpu"])
+def test_every_implementation_of_the_kernels_agrees(
+    tiny_llama: Any, monkeypatch: pytest.MonkeyPatch, kernels: str
+) -> None:
+    """Plain torch op by op and the C++ pass in one call both make transformers' logits."""
+    monkeypatch.setenv("STEELYARD_KERNELS", kernels)
+    path, oracle = tiny_llama(attention_bias=True, mlp_bias=True)
+    run = PagedRun.of_path(path)
+
+    (logits,) = run.step((run.sequence(PROMPT), len(PROMPT)))
+
+    assert (logits - oracle.logits(PROMPT)).abs().max() < TOLERANCE
+
+
+def test_a_sequence_is_the_same_to_the_last_bit_in_any_batch(
+    tiny_llama: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The C++ kernels sum in an order that does not depend on who else is in the step."""
+    monkeypatch.setenv("STEELYARD_KERNELS", "cpu")
+    path, _ = tiny_llama()
+    run = PagedRun.of_path(path)
+    (alone,) = run.step((run.sequence(PROMPT[:20]), 20))
+
+    first, together = run.step((run.sequence(PROMPT), 75), (run.sequence(PROMPT[:20]), 20))
+
+    assert len(first) == 75
+    assert torch.equal(together, alone)

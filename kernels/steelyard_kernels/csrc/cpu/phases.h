@@ -1,7 +1,8 @@
 // The phases of a forward pass as ranges of independent work for a Team.
 #pragma once
 
-#include "attention.h"
+#include "attention_few.h"
+#include "attention_many.h"
 #include "elementwise.h"
 #include "linear.h"
 #include "team.h"
@@ -47,27 +48,30 @@ inline void attention_item(long item, const Sequences& seqs, const float* query,
                            const KVLayer& kv, long kv_heads, float scale, float* out) {
   // Items of one sequence follow one another: its tiles, and within a tile the KV heads.
   const long kv_head = item % kv_heads;
+  const long group = heads / kv_heads, size = tile_tokens(group);
   long tile_index = item / kv_heads, s = 0;
   for (;; ++s) {
     const long tokens = seqs.query_starts[s + 1] - seqs.query_starts[s];
-    const long tiles = (tokens + kTileTokens - 1) / kTileTokens;
+    const long tiles = (tokens + size - 1) / size;
     if (tile_index < tiles) break;
     tile_index -= tiles;
   }
   const long start = seqs.query_starts[s], end = seqs.query_starts[s + 1];
-  const long first = start + tile_index * kTileTokens;
-  const long group = heads / kv_heads;
+  const long first = start + tile_index * size;
   const long offset = (first * heads + kv_head * group) * kHeadDim;
   AttentionTile tile;
   tile.query = query + offset;
   tile.out = out + offset;
-  tile.query_stride = tile.out_stride = heads * kHeadDim;
-  tile.tokens = end - first < kTileTokens ? end - first : kTileTokens;
+  tile.token_stride = heads * kHeadDim;
+  tile.tokens = end - first < size ? end - first : size;
   tile.group = group;
   tile.first_position = seqs.context_lens[s] - (end - first);
   tile.table = seqs.block_tables + s * seqs.table_width;
   tile.scale = scale;
-  attend<kHeadDim>(tile, kv, kv_head);
+  if (tile.rows() <= kFewRows)
+    attend_few<kHeadDim>(tile, kv, kv_head);
+  else
+    attend_many<kHeadDim>(tile, kv, kv_head);
 }
 
 template <int kHeadDim>
@@ -75,8 +79,9 @@ inline void attention_phase_of(Team& team, int phase, const Sequences& seqs, con
                                long heads, const KVLayer& kv, long kv_heads, float scale,
                                float* out) {
   long tiles = 0;
+  const long size = tile_tokens(heads / kv_heads);
   for (long s = 0; s < seqs.count; ++s)
-    tiles += (seqs.query_starts[s + 1] - seqs.query_starts[s] + kTileTokens - 1) / kTileTokens;
+    tiles += (seqs.query_starts[s + 1] - seqs.query_starts[s] + size - 1) / size;
   team.phase(phase, tiles * kv_heads, [&](long item) {
     attention_item<kHeadDim>(item, seqs, query, heads, kv, kv_heads, scale, out);
   });

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace steelyard {
 
@@ -30,12 +31,55 @@ inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
 inline Vec splat(float x) { return x - Vec{}; }
 
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+// Lanes of `a` where the bit of the lane number is clear, else of `b`; kSwap takes each lane's
+// partner (lane ^ kBit) instead.
+template <int kBit, bool kSwap, int... kLane>
+inline Vec blend(Vec a, Vec b, std::integer_sequence<int, kLane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(
+      a, b, (((kLane & kBit) ? kLanes : 0) + (kSwap ? kLane ^ kBit : kLane))...);
+#else
+  return __builtin_shuffle(
+      a, b, IntVec{(((kLane & kBit) ? kLanes : 0) + (kSwap ? kLane ^ kBit : kLane))...});
+#endif
+}
+
+template <int kBit, bool kSwap>
+inline Vec blend(Vec a, Vec b) {
+  return blend<kBit, kSwap>(a, b, std::make_integer_sequence<int, kLanes>{});
+}
+
+template <int kBit>
+inline void merge_sums(Vec* v) {
+  for (int i = 0; i < kLanes / 2 / kBit; ++i)
+    v[i] = blend<kBit, false>(v[2 * i], v[2 * i + 1]) + blend<kBit, true>(v[2 * i], v[2 * i + 1]);
+}
+
+// Lane i of the result is the sum of the lanes of v[i]; v is overwritten.
+inline Vec sums(Vec (&v)[kLanes]) {
+  merge_sums<1>(v);
+  merge_sums<2>(v);
+  merge_sums<4>(v);
+  if constexpr (kLanes == 16) merge_sums<8>(v);
+  return v[0];
+}
+
 inline float sum(Vec v) {
-  float lanes[kLanes];
-  store(lanes, v);
-  for (int half = kLanes / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  v += blend<1, true>(v, v);
+  v += blend<2, true>(v, v);
+  v += blend<4, true>(v, v);
+  if constexpr (kLanes == 16) v += blend<8, true>(v, v);
+  return v[0];
+}
+
+inline float largest(Vec v) {
+  v = max(v, blend<1, true>(v, v));
+  v = max(v, blend<2, true>(v, v));
+  v = max(v, blend<4, true>(v, v));
+  if constexpr (kLanes == 16) v = max(v, blend<8, true>(v, v));
+  return v[0];
 }
 
 // e^x, relative error below 2e-7; Cephes' polynomial. x below -87 gives 0 to within 1e-38.
