@@ -52,12 +52,18 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     return likely[order[:kept]].sort().values
 
 
-def draw(ids: Tensor | None, probabilities: Tensor, uniform: float) -> int:
-    """Return the id at quantile `uniform` of the distribution (inverse of its cumulative sum)."""
-    cumulative = torch.cumsum(probabilities.double(), dim=0)
-    target = uniform * float(cumulative[-1])
-    index = int(torch.searchsorted(cumulative, target, right=True))
-    index = min(index, probabilities.shape[0] - 1)
-    while index > 0 and float(probabilities[index]) == 0.0:
-        index -= 1  # Rounding may push the target past the last token that has any mass.
-    return index if ids is None else int(ids[index])
+def draw(ids: Tensor | None, probabilities: Tensor, uniforms: Tensor) -> int:
+    """Return the id that wins a race: token i arrives after an exponential time of rate p(i).
+
+    The first one is distributed as the probabilities are (Gumbel-max in other words), and it
+    changes only where two tokens arrive together. The inverse of a cumulative sum would change
+    with the last bits of any logit: its tail is cut into tens of thousands of pieces that are
+    smaller than the rounding, and another batch or a split prefill rounds otherwise.
+
+    Args:
+        ids: (C,) of the candidates; None: the indices.
+        probabilities: (C,), not normalised.
+        uniforms: (C,) float64 in (0, 1), one for each token.
+    """
+    winner = int(torch.argmax(probabilities.double() / -torch.log(uniforms)))
+    return winner if ids is None else int(ids[winner])

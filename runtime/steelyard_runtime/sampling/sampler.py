@@ -12,7 +12,7 @@ from torch import Tensor
 
 from steelyard_runtime.core.params import SamplingParams
 from steelyard_runtime.sampling import filters
-from steelyard_runtime.sampling.draws import DrawKind, uniform
+from steelyard_runtime.sampling.draws import DrawKind, token_uniforms
 from steelyard_runtime.sampling.processors import needs_processing, process
 
 # Below this temperature the distribution is a point for float32, and dividing would overflow.
@@ -71,5 +71,11 @@ def sample_row(logits: Tensor, row: Row) -> int:
     if params.temperature < GREEDY_TEMPERATURE:
         return int(torch.argmax(logits))
     ids, probabilities = filters.candidates(logits, params)
-    number = uniform(params.seed, params.choice_index, row.num_output_tokens, DrawKind.TOKEN)
-    return filters.draw(ids, probabilities, number)
+    uniforms = token_uniforms(
+        torch.arange(len(logits), device=logits.device) if ids is None else ids,
+        params.seed,
+        params.choice_index,
+        row.num_output_tokens,
+        DrawKind.TOKEN,
+    )
+    return filters.draw(ids, probabilities, uniforms)
