@@ -26,6 +26,7 @@ from steelyard_runtime.server.protocol.completions import CompletionRequest
 from steelyard_runtime.server.protocol.responses import (
     ChatResponse,
     CompletionResponse,
+    ModelCard,
     ModelList,
     StatusResponse,
     VersionResponse,
@@ -98,16 +99,9 @@ def _add_generation(app: FastAPI, worker: Worker) -> None:
 def _add_models(app: FastAPI, worker: Worker) -> None:
     started = int(worker.clock_seconds())
 
-    @app.get(
-        "/v1/models",
-        response_class=JSONResponse,
-        responses={200: {"model": ModelList}, **error_responses(401, 503)},
-    )
-    async def models() -> Response:
-        """List the one model."""
-        name = worker.settings.served_model_name
-        card = {
-            "id": name,
+    def card() -> dict[str, Any]:
+        return {
+            "id": worker.settings.served_model_name,
             "object": "model",
             "created": started,
             "owned_by": "steelyard",
@@ -115,7 +109,25 @@ def _add_models(app: FastAPI, worker: Worker) -> None:
             "parent": None,
             "max_model_len": worker.loaded_text().max_model_len,
         }
-        return JSONResponse({"object": "list", "data": [card]})
+
+    @app.get(
+        "/v1/models",
+        response_class=JSONResponse,
+        responses={200: {"model": ModelList}, **error_responses(401, 503)},
+    )
+    async def models() -> Response:
+        """List the one model."""
+        return JSONResponse({"object": "list", "data": [card()]})
+
+    @app.get(
+        "/v1/models/{name:path}",  # names may have slashes
+        response_class=JSONResponse,
+        responses={200: {"model": ModelCard}, **error_responses(401, 404, 503)},
+    )
+    async def model(name: str) -> Response:
+        """Describe the one model."""
+        worker.check_model(name)
+        return JSONResponse(card())
 
     @app.get("/version", response_class=JSONResponse, responses={200: {"model": VersionResponse}})
     async def version() -> Response:

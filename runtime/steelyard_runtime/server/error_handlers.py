@@ -11,8 +11,9 @@ from steelyard_runtime.errors import EngineDeadError, RequestError
 from steelyard_runtime.server.failures import as_request_error, error_response
 
 SUPPORTED = (
-    "POST /v1/completions, POST /v1/chat/completions, GET /v1/models, POST /tokenize, "
-    "POST /detokenize, GET /version, GET /health, GET /ready, GET /metrics, GET /openapi.json"
+    "POST /v1/completions, POST /v1/chat/completions, GET /v1/models, GET /v1/models/{name}, "
+    "POST /tokenize, POST /detokenize, GET /version, GET /health, GET /ready, GET /metrics, "
+    "GET /openapi.json"
 )
 
 
