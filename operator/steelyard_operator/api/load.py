@@ -46,6 +46,8 @@ def load(text: str, file: str) -> InferenceService:
         documents = [d for d in yaml.load_all(text, Loader=_StrictLoader) if d is not None]
     except yaml.YAMLError as error:
         raise UserError(f"{file}: not valid YAML: {_yaml_problem(error)}") from None
+    except (ValueError, RecursionError) as error:  # A date that is none, a number without end.
+        raise UserError(f"{file}: not valid YAML: {error}") from None
     services = [d for d in documents if isinstance(d, dict) and d.get("kind") == KIND]
     if len(documents) == 1 and isinstance(documents[0], dict):
         services = documents

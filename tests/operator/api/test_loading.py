@@ -1,8 +1,12 @@
 """Reading a document: the sample is accepted, and every mistake is one sentence."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from steelyard_operator.api.load import load
 from steelyard_operator.errors import UserError
@@ -119,6 +123,10 @@ MISTAKES = {
         "f.yaml: not valid YAML: expected the node content, but found '<stream end>' "
         "(line 1, column 5)",
     ),
+    "no date": (
+        "a: 2024-13-45",
+        "f.yaml: not valid YAML: month must be in 1..12",
+    ),
     "empty": (
         "",
         "f.yaml: holds 0 documents of kind InferenceService; must be exactly one "
@@ -139,6 +147,32 @@ def test_a_mistake_is_one_sentence(text: str, sentence: str) -> None:
         load(text, "f.yaml")
 
     assert sentence == str(caught.value)
+
+
+FIELDS = ["apiVersion", "kind", "metadata", "name", "spec", "model", "uri", "prefill", "replicas"]
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(FIELDS) | st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES))
+def test_any_document_is_a_service_or_a_sentence(fields: dict[str, Any]) -> None:
+    """Whatever stands in a document, the user gets one line and no traceback."""
+    known = {"apiVersion": "steelyard.dev/v1alpha1", "kind": "InferenceService"}
+    text = yaml.safe_dump({**known, **fields})
+    with pytest.raises(UserError) as caught:
+        load(text, "f.yaml")
+
+    assert str(caught.value).startswith("f.yaml: ")
+
+
+@given(st.text() | st.binary().map(lambda content: content.decode("latin-1")))
+def test_any_text_is_a_sentence(text: str) -> None:
+    """No text, however odd, ends in anything but one sentence."""
+    with pytest.raises(UserError, match=r"^f\.yaml: "):
+        load(text, "f.yaml")
 
 
 def test_other_documents_are_passed_over() -> None:
