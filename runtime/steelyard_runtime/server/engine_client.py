@@ -15,7 +15,6 @@ import msgspec
 
 from steelyard_runtime.config import EngineConfig
 from steelyard_runtime.errors import EngineDeadError, RequestError
-from steelyard_runtime.ipc.framing import encode_frame, read_frame
 from steelyard_runtime.ipc.messages import (
     Abort,
     AddRequest,
@@ -29,6 +28,7 @@ from steelyard_runtime.ipc.messages import (
     Reply,
     Shutdown,
 )
+from steelyard_runtime.server.frame_protocol import FrameProtocol
 from steelyard_runtime.server.mailbox import Mailbox
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class EngineClient:
         self._mailboxes: dict[str, Mailbox] = {}
         self._calls: dict[int, asyncio.Future[Reply]] = {}
         self._call_ids = itertools.count(1)
-        self._writer: asyncio.StreamWriter | None = None
+        self._frames: FrameProtocol | None = None
         self.ready: Ready | None = None
         self.progress: Progress | None = None
         self.failure: str | None = None
@@ -57,13 +57,16 @@ class EngineClient:
 
     async def run(self, config: EngineConfig) -> None:
         """Send the configuration, then read frames until the engine is gone."""
-        reader, self._writer = await asyncio.open_connection(sock=self._sock)
+        loop = asyncio.get_running_loop()
+        _, frames = await loop.create_connection(
+            lambda: FrameProtocol(self._on_frame), sock=self._sock
+        )
+        self._frames = frames
         try:
-            self._writer.write(encode_frame(config))
-            while (body := await read_frame(reader)) is not None:
-                self._dispatch(self._decoder.decode(body))
-        except (OSError, msgspec.DecodeError) as error:
-            log.error("the engine's socket failed", extra={"fields": {"error": str(error)}})
+            frames.send(config)
+            error = await frames.closed
+            if error is not None:
+                log.error("the engine's socket failed", extra={"fields": {"error": repr(error)}})
         finally:
             self._bury()
 
@@ -79,23 +82,17 @@ class EngineClient:
             EngineDeadError: the engine is gone.
         """
         mailbox = Mailbox(asyncio.get_running_loop())
-        frames = []
+        frames = self._living()
         for message in messages:
             self._mailboxes[message.request_id] = mailbox
-            frames.append(encode_frame(message))
-        try:
-            self._send(b"".join(frames))
-        except EngineDeadError:
-            for message in messages:
-                self.forget(message.request_id)
-            raise
+            frames.send(message)
         return mailbox
 
     def abort(self, request_id: str) -> None:
         """Free a sequence's blocks at once; nothing of it arrives any more."""
         self.forget(request_id)
         if not self.is_dead:
-            self._send(encode_frame(Abort(request_id)))
+            self._living().send(Abort(request_id))
 
     def forget(self, request_id: str) -> None:
         """Drop whatever still comes for a sequence."""
@@ -118,7 +115,7 @@ class EngineClient:
         future = asyncio.get_running_loop().create_future()
         self._calls[call_id] = future
         try:
-            self._send(encode_frame(Call(call_id, method, arguments or {})))
+            self._living().send(Call(call_id, method, arguments or {}))
             async with asyncio.timeout(timeout_seconds):
                 reply: Reply = await future
         except TimeoutError:
@@ -134,15 +131,16 @@ class EngineClient:
 
     def shut_down(self) -> None:
         """Ask the process to end."""
-        if not self.is_dead and self._writer is not None:
-            self._send(encode_frame(Shutdown()))
+        if not self.is_dead and self._frames is not None:
+            self._frames.send(Shutdown())
 
-    def _send(self, data: bytes) -> None:
-        if self.is_dead or self._writer is None:
+    def _living(self) -> FrameProtocol:
+        if self.is_dead or self._frames is None:
             raise EngineDeadError("the engine process is gone")
-        self._writer.write(data)
+        return self._frames
 
-    def _dispatch(self, message: FromEngine) -> None:
+    def _on_frame(self, body: bytes) -> None:
+        message = self._decoder.decode(body)
         match message:
             case Outputs():
                 for output in message.items:
@@ -176,5 +174,5 @@ class EngineClient:
         for future in self._calls.values():
             if not future.done():
                 future.set_exception(EngineDeadError("the engine process is gone"))
-        if self._writer is not None:
-            self._writer.close()
+        if self._frames is not None:
+            self._frames.close()

@@ -7,14 +7,16 @@ from collections.abc import Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from steelyard_runtime.errors import ConfigError
+from steelyard_runtime.errors import ConfigError, RequestError
+from steelyard_runtime.server.failures import error_body
 
 BACKLOG = 2048
 # Longer than clients and our router keep idle connections, so that they close them, not we.
 KEEP_ALIVE_SECONDS = 75
-# uvicorn counts ticks of this length; every tenth one renews the `Date` header.
-TICK_SECONDS = 0.1
+# How often the `Date` header is renewed; uvicorn's own loop wakes ten times as often.
+TICK_SECONDS = 1.0
 
 
 def bind(host: str, port: int, flag: str) -> socket.socket:
@@ -44,6 +46,19 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
     return sock
 
 
+class Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP/1.1, with OpenAI's error shape also for what is no HTTP at all."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer a request that cannot be parsed, and close."""
+        body = error_body(RequestError(f"the request is not valid HTTP: {msg}"))
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        )
+        self.transport.close()
+
+
 class HttpServer(uvicorn.Server):
     """One port's server in a loop that others share: signals and process exit are not its own."""
 
@@ -52,7 +67,7 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="none",
-                http="httptools",
+                http=Protocol,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -86,9 +101,7 @@ class HttpServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         """Tick until `close`, which does not wait for the next tick."""
-        ticks = 0
-        while not await self.on_tick(ticks):
-            ticks += 1
+        while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), TICK_SECONDS)
 

@@ -1,5 +1,7 @@
 """Wrong requests: one sentence in OpenAI's shape, the right status, nothing disturbed."""
 
+import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +241,20 @@ async def test_unknown_fields_are_ignored_and_counted(own_rig: Rig) -> None:
     assert any('field="no_stop_trim"' in line and line.endswith(" 1.0") for line in counted)
     assert any('field="other"' in line for line in counted)
     assert len(counted) <= 65
+
+
+async def test_what_is_no_http_gets_the_same_shape(rig: Rig) -> None:
+    """Bytes that are no HTTP are answered with the error object, and the connection is closed."""
+    url = rig.http.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"NONSENSE \x01\r\n\r\n")
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert set(json.loads(body)["error"]) == ALL_MEMBERS
 
 
 async def test_null_is_as_absent(rig: Rig) -> None:
