@@ -231,10 +231,7 @@ class NixlThread:
         reads = list(importing.reads.items())
         importing.reads.clear()
         for _, handle in reads:
-            try:
-                importing.agent.release(handle)
-            except Exception as error:  # it is still under way: the agent's end ends it
-                logger.debug("releasing a NIXL read: %s", error)
+            importing.agent.release(handle)
         _destroy_agent(importing.agent)
         for read, _ in reads:
             read.ended("ERR")

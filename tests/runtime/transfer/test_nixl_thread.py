@@ -36,9 +36,7 @@ class FakeAgent:
         return self.states[handle]
 
     def release(self, handle) -> None:
-        """Refuse to release what is under way, as NIXL may."""
-        if self.states[handle] == "PROC":
-            raise RuntimeError("still in progress")
+        """Forget a read."""
 
     def forget(self, metadata) -> None:
         """Drop a peer."""
