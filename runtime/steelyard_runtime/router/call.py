@@ -16,6 +16,7 @@ from steelyard_runtime.router.affinity import (
     token_chunks,
     token_prompt,
 )
+from steelyard_runtime.router.client_stream import ClientStream
 from steelyard_runtime.router.placement import Prompt
 from steelyard_runtime.router.validation import CheckedBody
 
@@ -41,6 +42,12 @@ class Call:
     decision: str = ""  # of its first placement
     worker_id: str = ""  # the one that decodes, for the log
     first_token_seconds: float | None = None
+    client: ClientStream | None = None  # of a request that streams
+
+    @property
+    def committed(self) -> bool:
+        """Whether the client has its status already: it cannot be told to come again."""
+        return self.client is not None and self.client.opened
 
 
 def make_call(

@@ -25,6 +25,8 @@ from steelyard_runtime.router.upstream import (
     WorkerRefusedError,
 )
 
+_BUSY_PAUSE_SECONDS = 0.25
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -32,6 +34,26 @@ class Target:
 
     decode: Worker
     prefill: Worker | None
+
+
+def _busy(call: Call) -> RequestError:
+    return RequestError(
+        "All workers are busy; retry later.",
+        status=429,
+        code="rate_limit_exceeded",
+        kind="rate_limit_error",
+        retry_after_seconds=call.retry_after_seconds,
+    )
+
+
+def _none_came(queue_timeout_seconds: float) -> RequestError:
+    return RequestError(
+        f"No worker was ready within {queue_timeout_seconds:g} s.",
+        status=503,
+        code="no_worker",
+        kind="server_error",
+        retry_after_seconds=1,
+    )
 
 
 class Dispatcher:
@@ -68,23 +90,16 @@ class Dispatcher:
             placement = self._place(call, waited_seconds)
             if placement is not None:
                 return self._take(call, placement)
-            if call.busy_on:
-                raise RequestError(
-                    "All workers are busy; retry later.",
-                    status=429,
-                    code="rate_limit_exceeded",
-                    kind="rate_limit_error",
-                    retry_after_seconds=call.retry_after_seconds,
-                )
             remaining = self._settings.queue_timeout_seconds - waited_seconds
+            if call.busy_on and (not call.committed or remaining <= 0):
+                raise _busy(call)
+            if call.busy_on:
+                # The client has its status already and cannot come again: it waits here.
+                await asyncio.sleep(min(remaining, _BUSY_PAUSE_SECONDS))
+                call.busy_on.clear()
+                continue
             if remaining <= 0:
-                raise RequestError(
-                    f"No worker was ready within {self._settings.queue_timeout_seconds:g} s.",
-                    status=503,
-                    code="no_worker",
-                    kind="server_error",
-                    retry_after_seconds=1,
-                )
+                raise _none_came(self._settings.queue_timeout_seconds)
             until_resort = self._settings.last_resort_seconds - waited_seconds
             pause = min(remaining, until_resort) if until_resort > 0 else remaining
             await self._pool.wait_for_change(pause + 0.001)

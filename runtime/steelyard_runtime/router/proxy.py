@@ -101,6 +101,7 @@ class Proxy:
         Raises:
             RequestError: no worker could serve it, and nothing has been sent to the client.
         """
+        call.client = client
         self._sweeper.streams.add(client)
         try:
             return await self._stream(call, client)
