@@ -24,6 +24,7 @@ from steelyard_operator.local.planning import (
 )
 from steelyard_operator.local.processes import ProcessTable
 
+# While something starts, a person waits; while everything serves, the cores belong to the model.
 STARTING_PERIOD_SECONDS = 0.2
 SERVING_PERIOD_SECONDS = 1.0
 
@@ -97,9 +98,9 @@ class LocalService:
                 observe_workers(self._desired.workers, self._token),
                 observe_router(self._desired.url),
             )
-            self._note(members, view)
+            all_ready = self._note(members, view)
             self._apply()
-            period = SERVING_PERIOD_SECONDS if self.ready.is_set() else STARTING_PERIOD_SECONDS
+            period = SERVING_PERIOD_SECONDS if all_ready else STARTING_PERIOD_SECONDS
             self._table.changed.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._table.changed.wait(), period)
@@ -110,8 +111,11 @@ class LocalService:
         for names in self._desired.stop_order:
             await self._table.stop(names, grace_seconds=grace)
 
-    def _note(self, members: list[Member], router: RouterView | None) -> None:
-        """Take in one round of answers: for the plan, the router and the person who watches."""
+    def _note(self, members: list[Member], router: RouterView | None) -> bool:
+        """Take in one round of answers: for the plan, the router and the person who watches.
+
+        Returns whether all processes are ready.
+        """
         self._router = router or self._router
         for member in members:
             self._table.note_answer(member.id)
@@ -124,12 +128,14 @@ class LocalService:
             for process in self._desired.processes
         }
         self._membership.write([m for m in self._members.values() if phases[m.id] in LISTED_PHASES])
-        if all(phase == "ready" for phase in phases.values()):
+        all_ready = all(phase == "ready" for phase in phases.values())
+        if all_ready:
             self.ready.set()
         roles = {worker.wanted.name: worker.role.wire for worker in self._desired.workers}
         self._on_view(
             [View(name, roles.get(name, "router"), phase) for name, phase in phases.items()]
         )
+        return all_ready
 
     def _phase(self, process: Wanted, seen: Seen | None) -> str:
         if seen is None:
