@@ -19,7 +19,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check bench bench-peers
+.PHONY: help setup demo test lint type check chaos bench bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ type: setup ## check types
 	$(BIN)/mypy
 
 check: lint type test ## everything that CI runs
+
+chaos: setup ## kill, stop and cut workers under load, ten times each; CI does it twice
+	$(BIN)/pytest tests/chaos --repetitions 10 --chaos-report bench-results/chaos.json
 
 # The Python of an environment with vLLM for CPUs (docs/benchmarks.md); empty: transformers alone.
 VLLM_PYTHON ?=

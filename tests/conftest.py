@@ -18,6 +18,13 @@ def strays(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in found)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of `tests/chaos`; pytest reads options of this file only."""
+    group = parser.getgroup("chaos")
+    group.addoption("--repetitions", type=int, default=2, help="how often each fault strikes")
+    group.addoption("--chaos-report", help="where to write what each fault did, as JSON")
+
+
 def pytest_configure() -> None:
     """Fail before collection, with a message that names the offending file."""
     # A busy machine is no failure; nothing here asserts on time.

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from steelyard_runtime.checkpoint_files.model_config import ModelConfig
-from steelyard_runtime.models.checkpoint import Checkpoint, open_checkpoint
+from steelyard_runtime.models.checkpoint import open_checkpoint
 from steelyard_runtime.tokenization.loading import load_tokenizer
 
 
@@ -22,6 +22,21 @@ def write_float32_directory(source: Path, target: Path) -> None:
         CheckpointError: the source cannot be read.
     """
     checkpoint = open_checkpoint(source)
+    write_tokenizer(source, target)
+    (target / "config.json").write_text(json.dumps(config_document(checkpoint.config)))
+    weights = {}
+    for name, shape in weight_shapes(checkpoint.config).items():
+        weights[name] = torch.empty(shape, dtype=torch.float32)
+        checkpoint.read_into(name, weights[name])
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+
+
+def write_tokenizer(source: Path, target: Path) -> None:
+    """Write the tokenizer of `source` to the directory `target`.
+
+    Raises:
+        CheckpointError: the source cannot be read.
+    """
     target.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(source)
     (target / "tokenizer.json").write_text(tokenizer.to_json())
@@ -31,14 +46,13 @@ def write_float32_directory(source: Path, target: Path) -> None:
         "eos_token": ends[0],
         "bos_token": tokenizer.token_string(tokenizer.bos_token_id),
         "chat_template": tokenizer.chat_templates.get("default", ""),
-        "model_max_length": checkpoint.config.max_position,
+        "model_max_length": open_checkpoint(source).config.max_position,
     }
     (target / "tokenizer_config.json").write_text(json.dumps(settings))
-    (target / "config.json").write_text(json.dumps(_config(checkpoint.config)))
-    save_file(_weights(checkpoint), target / "model.safetensors", metadata={"format": "pt"})
 
 
-def _config(config: ModelConfig) -> dict[str, Any]:
+def config_document(config: ModelConfig) -> dict[str, Any]:
+    """Return the config.json of a Llama."""
     return {
         "architectures": [config.architecture],
         "model_type": "llama",
@@ -61,8 +75,8 @@ def _config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    config = checkpoint.config
+def weight_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor of a Llama, by Hugging Face's names."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
     shapes: dict[str, tuple[int, ...]] = {
@@ -84,8 +98,4 @@ def _weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
             f"{layer}.input_layernorm.weight": (hidden,),
             f"{layer}.post_attention_layernorm.weight": (hidden,),
         }
-    weights = {}
-    for name, shape in shapes.items():
-        weights[name] = torch.empty(shape, dtype=torch.float32)
-        checkpoint.read_into(name, weights[name])
-    return weights
+    return shapes

@@ -71,10 +71,11 @@ class ServerProcess:
         arguments: Sequence[str],
         *,
         log: Path,
+        port: int | None = None,
         ready_path: str = "/ready",
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = log
         self._ready_path = ready_path
@@ -184,11 +185,12 @@ class Worker(ServerProcess):
         token: str = "",
         flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        ports: tuple[int, int, int] | None = None,
     ) -> None:
+        """Start it; `ports` are those of serving, administration and KV, free ones if not given."""
         self.role = role
         self.token = token
-        self.admin_port = free_port()
-        self.kv_port = free_port()
+        port, self.admin_port, self.kv_port = ports or (free_port(), free_port(), free_port())
         super().__init__(
             [
                 "serve",
@@ -203,6 +205,7 @@ class Worker(ServerProcess):
                 *flags,
             ],
             log=log,
+            port=port,
             environment={
                 **({"STEELYARD_SERVICE_TOKEN": token} if token else {}),
                 **(environment or {}),

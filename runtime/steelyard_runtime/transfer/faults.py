@@ -1,8 +1,10 @@
-"""Faults on demand, for tests only: cut, stall or corrupt what a decode worker receives.
+"""Faults on demand, for tests only: hold, cut, stall or corrupt what a decode worker receives.
 
 Nothing of this exists in a worker unless `STEELYARD_TEST_FAULTS` is set in its environment. The
-value is `cut`, `stall` or `corrupt`, or `@PATH` of a file that holds one of these (or nothing) and
-is read again for each pull, so that a test can switch faults while the worker runs.
+value is one of `KINDS`, or `@PATH` of a file that holds one of these (or nothing) and is read again
+for each pull, so that a test can switch faults while the worker runs. `hold` stops a pull before
+the peer is asked, `stall` after its first block; both go on when the file says so, and while they
+wait there is a file PATH.waiting.
 """
 
 import asyncio
@@ -12,7 +14,8 @@ from pathlib import Path
 from steelyard_runtime.errors import ConfigError, TransferError
 
 VARIABLE = "STEELYARD_TEST_FAULTS"
-KINDS = ("cut", "stall", "corrupt")
+KINDS = ("hold", "cut", "stall", "corrupt")
+LOOK_AGAIN_SECONDS = 0.01
 
 
 class TransferFaults:
@@ -31,20 +34,33 @@ class TransferFaults:
         except OSError:
             return ""
 
+    async def before_asking(self) -> None:
+        """Called before anything is asked of the peer."""
+        await self._wait_while("hold")
+
     async def before_block(self, position: int) -> None:
         """Called when `position` blocks of a pull are in; acts when half a transfer has begun."""
         if position != 1:
             return
-        kind = self.current()
-        if kind == "cut":
+        if self.current() == "cut":
             raise TransferError("transfer", "cut midway by a test")
-        if kind == "stall":
-            await asyncio.Event().wait()
+        await self._wait_while("stall")
+
+    async def _wait_while(self, kind: str) -> None:
+        if self._path is not None and self.current() == kind:
+            waiting_file(self._path).touch()
+        while self.current() == kind:  # noqa: ASYNC110  # a file tells nobody that it changed
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     def landed(self, view: memoryview) -> None:
         """Called with a received block before it is verified."""
         if self.current() == "corrupt":
             view[0] ^= 0xFF
+
+
+def waiting_file(path: Path) -> Path:
+    """Return the file that is there while a pull waits; `path` names the fault."""
+    return path.with_name(path.name + ".waiting")
 
 
 def faults_from(environment: Mapping[str, str]) -> TransferFaults | None:

@@ -170,6 +170,8 @@ class Importer:
 
     async def _transfer(self, pull: Pull, peer: Peer) -> None:
         remote = pull.remote
+        if self._faults is not None:
+            await self._faults.before_asking()
         if remote.fingerprint not in (None, self._fingerprint):
             raise TransferError("fingerprint", f"the peer's fingerprint is {remote.fingerprint}")
         if remote.num_tokens not in (None, pull.num_tokens):

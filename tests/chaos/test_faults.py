@@ -1,0 +1,195 @@
+"""Faults under eight concurrent streams: every answer is right, and everything is given back.
+
+Each fault is a function that waits for what it needs to see, acts, and returns when it has acted.
+The counter beside it is the one that an operator of the service would see rise.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from steelyard_runtime.testing.processes import wait_for
+from steelyard_runtime.testing.streams import Streams
+from steelyard_runtime.testing.supervised import Slot, SupervisedService
+
+pytestmark = [pytest.mark.chaos, pytest.mark.model, pytest.mark.timeout(240)]
+
+LEASE_SECONDS = 3.0  # as in conftest.py
+DEADLINE_SECONDS = 1.0
+SLACK_SECONDS = 1.5  # leases are looked at thirty times in their life, /state is polled
+
+Counter = tuple[str, dict[str, str]]
+PULL_FAILURES = "steelyard:kv_pull_failures_total"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong, and the counter that tells."""
+
+    act: Callable[[SupervisedService, Streams], None]
+    counter: Counter
+    before: tuple[tuple[str, str], ...] = ()  # transfer faults from the start: (worker, kind)
+
+
+def kill_prefill_in_chunk(service: SupervisedService, streams: Streams) -> None:
+    """SIGKILL the prefill worker while it computes one prompt and more wait."""
+
+    def computing() -> bool:
+        state = service.prefill.worker.state()
+        return bool(state["running"]) and state["running"] + state["waiting"] > 1
+
+    wait_for(computing, "a prefill chunk")
+    service.prefill.kill()
+
+
+def kill_prefill_in_transfer(service: SupervisedService, streams: Streams) -> None:
+    """SIGKILL the prefill worker after the first block of a pull; then let the pull go on."""
+    wait_for(lambda: any(slot.pull_waits for slot in service.decodes), "a pull midway")
+    service.prefill.kill()
+    service.calm()
+
+
+def kill_decode_before_token(service: SupervisedService, streams: Streams) -> None:
+    """SIGKILL a decode worker whose prompts are still landing."""
+    victim = service.decodes[0]
+    wait_for(lambda: victim.pull_waits, "a pull midway")
+    victim.kill()
+    service.calm()
+
+
+def kill_decode_engine_before_token(service: SupervisedService, streams: Streams) -> None:
+    """SIGKILL only the engine process of such a worker."""
+    victim = service.decodes[0]
+    wait_for(lambda: victim.pull_waits, "a pull midway")
+    victim.kill_engine()
+    service.calm()
+
+
+def _decoding(slot: Slot) -> None:
+    """Wait until the worker has made tokens in this round and is still making some."""
+    before = slot.worker.metric("vllm:generation_tokens_total")
+
+    def busy() -> bool:
+        made = slot.worker.metric("vllm:generation_tokens_total") - before
+        return made >= 4 and bool(slot.worker.state()["running"])
+
+    wait_for(busy, "tokens of a stream")
+
+
+def kill_decode_after_token(service: SupervisedService, streams: Streams) -> None:
+    """SIGKILL a decode worker in the middle of its streams."""
+    _decoding(service.decodes[0])
+    service.decodes[0].kill()
+
+
+def kill_decode_engine_after_token(service: SupervisedService, streams: Streams) -> None:
+    """SIGKILL only the engine process of a decode worker in the middle of its streams."""
+    _decoding(service.decodes[0])
+    service.decodes[0].kill_engine()
+
+
+def let_pulls_fail(service: SupervisedService, streams: Streams) -> None:
+    """Keep the transfer fault until all streams are over."""
+    streams.wait()
+
+
+def stop_prefill(service: SupervisedService, streams: Streams) -> None:
+    """SIGSTOP prefill with pulls midway and pulls about to ask; SIGCONT after the lease."""
+    wait_for(lambda: all(slot.pull_waits for slot in service.decodes), "pulls on both workers")
+    service.prefill.stop()
+    stopped_at = time.monotonic()
+    for slot in service.decodes:
+        slot.inject("")
+    past = stopped_at + DEADLINE_SECONDS + LEASE_SECONDS
+    wait_for(lambda: time.monotonic() > past, "deadline and lease")
+    service.prefill.go_on()
+
+
+STALL = (("decode-a", "stall"), ("decode-b", "stall"))
+FAULTS = {
+    "prefill killed in a chunk": Fault(
+        kill_prefill_in_chunk, ("steelyard_router:prefill_fallbacks_total", {})
+    ),
+    "prefill killed in a transfer": Fault(
+        kill_prefill_in_transfer, (PULL_FAILURES, {"reason": "transfer"}), STALL
+    ),
+    "decode killed before the first token": Fault(
+        kill_decode_before_token, ("steelyard_router:retries_total", {}), STALL[:1]
+    ),
+    "decode engine killed before the first token": Fault(
+        kill_decode_engine_before_token, ("steelyard_router:retries_total", {}), STALL[:1]
+    ),
+    "decode killed after the first token": Fault(
+        kill_decode_after_token, ("steelyard_router:replays_total", {"result": "done"})
+    ),
+    "decode engine killed after the first token": Fault(
+        kill_decode_engine_after_token, ("steelyard_router:replays_total", {"result": "done"})
+    ),
+    "transfer cut midway": Fault(
+        let_pulls_fail,
+        (PULL_FAILURES, {"reason": "transfer"}),
+        (("decode-a", "cut"), ("decode-b", "cut")),
+    ),
+    "block corrupted on the receiving side": Fault(
+        let_pulls_fail,
+        (PULL_FAILURES, {"reason": "checksum"}),
+        (("decode-a", "corrupt"), ("decode-b", "corrupt")),
+    ),
+    "prefill stopped past deadline and lease": Fault(
+        stop_prefill,
+        (PULL_FAILURES, {"reason": "deadline"}),
+        (("decode-a", "stall"), ("decode-b", "hold")),
+    ),
+}
+
+
+def read_counter(service: SupervisedService, counter: Counter) -> float:
+    """Return the counter, summed over the decode workers where it is a worker's."""
+    name, labels = counter
+    if name.startswith("steelyard_router:"):
+        return service.router.metric(name, **labels)
+    return sum(slot.worker.metric(name, **labels) for slot in service.decodes)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_costs_no_answer_and_no_block(ground: Any, name: str, repetition: int) -> None:
+    """Eight streams end with the right text, the fault is counted, and all blocks come back."""
+    fault, service = FAULTS[name], ground.service
+    salt = f"{name} {repetition}"
+    service.wait_whole()
+    before = {slot.name: (slot.worker, ground.cached(slot)) for slot in service.slots.values()}
+    counted = read_counter(service, fault.counter)
+    for worker, kind in fault.before:
+        service.slots[worker].inject(kind)
+    try:
+        streams = ground.start(salt)
+        fault.act(service, streams)
+        streams.wait()
+    finally:
+        service.calm()
+    settle_seconds = service.settle_seconds(LEASE_SECONDS + SLACK_SECONDS)
+    increase = read_counter(service, fault.counter) - counted
+    ground.note(
+        fault=name,
+        repetition=repetition,
+        streams=streams,
+        counter=fault.counter,
+        increase=increase,
+        settle_seconds=settle_seconds,
+    )
+
+    assert streams.errors() == []
+    assert streams.completions() == ground.right
+    assert increase > 0, f"{fault.counter} did not rise"
+    again = ground.start(salt).wait()
+    assert again.errors() == []
+    assert again.completions() == ground.right, "what the fault left in the caches is wrong"
+    service.wait_whole()
+    for slot in service.slots.values():
+        worker, blocks = before[slot.name]
+        if slot.worker is worker:
+            assert ground.cached(slot).digests == blocks.digests, f"blocks of {slot.name}"
+    service.settle_seconds(LEASE_SECONDS + SLACK_SECONDS)
