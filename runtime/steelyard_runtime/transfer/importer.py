@@ -230,7 +230,8 @@ class Importer:
         seconds = asyncio.get_running_loop().time() - pull.started_at
         count = len(pull.block_ids)
         self._landings.pop(pull.request_id, None)
-        self._stats.pull_done(seconds, count * self._memory.block_bytes)
+        if count:  # a full local hit moved nothing and says nothing about transfers
+            self._stats.pull_done(seconds, count * self._memory.block_bytes)
         self._emit(PullDone(pull.request_id, count, seconds))
         self._notify(peer, Done(pull.remote.request_id))
 

@@ -58,7 +58,7 @@ def test_a_full_local_hit_only_says_done(make_node, remote) -> None:
     decode.transfer.pull("d1", remote(params), 2, [], 32)
     assert decode.wait_for(PullDone, "d1").num_blocks == 0
     assert prefill.wait_for(LeaseEnded, "r1").reason == "done"
-    assert decode.counter("steelyard:kv_pull_bytes_total") == 0
+    assert decode.counter('steelyard:kv_pulls_total{result="done"}') == 0
 
 
 def test_a_partial_local_hit_reads_the_rest(make_node, remote, transport) -> None:
