@@ -8,6 +8,7 @@ from the usage that workers report. Works for any engine with a prefix cache.
 
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from xxhash import xxh3_64_intdigest
 CHUNK_CHARACTERS = 256
 CHUNK_TOKENS = 64  # of a prompt that is given as token ids
 CHUNKS_PER_WORKER = 8192
+CHUNKS_PER_PROMPT = 1024  # longer prompts are told apart by their first 256 Ki characters
 _SEED = 0x5354454C  # any fixed number: all routers of a service agree
 
 
@@ -63,10 +65,10 @@ def token_prompt(body: dict[str, Any]) -> list[int] | None:
 
 
 def chain_hashes(chunks: Iterable[bytes], salt: str = "") -> list[int]:
-    """Return the chained hash of each chunk; `salt` separates tenants (`cache_salt`)."""
+    """Return the chained hashes of the first chunks; `salt` separates tenants (`cache_salt`)."""
     previous = xxh3_64_intdigest(salt.encode(), seed=_SEED)
     hashes = []
-    for chunk in chunks:
+    for chunk in islice(chunks, CHUNKS_PER_PROMPT):
         previous = xxh3_64_intdigest(chunk, seed=previous)
         hashes.append(previous)
     return hashes

@@ -47,7 +47,7 @@ async def running_router(
         for task in tasks:
             task.add_done_callback(_report)
         try:
-            site = web.TCPSite(runner, settings.host, settings.port)
+            site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
             await listen(site, settings.host, settings.port)
             yield service, runner.addresses[0][1]
         finally:
