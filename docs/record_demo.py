@@ -1,10 +1,12 @@
 """Record `make demo` as the picture in the README: `python docs/record_demo.py`.
 
 Runs it once for real and draws what it wrote, with standard error where a terminal shows it.
+Arguments go to make.
 """
 
 import io
 import subprocess
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -39,14 +41,15 @@ TEMPLATE = """\
 def main() -> None:
     """Run the demonstration and write the picture."""
     run = subprocess.run(
-        ["make", "--no-print-directory", "demo"],
+        ["make", "--no-print-directory", "demo", *sys.argv[1:]],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=True,
     )
-    lines = [line for line in run.stdout.splitlines() if not line.startswith(".venv/bin")]
+    # All but the command that make echoes.
+    lines = [line for line in run.stdout.splitlines() if "/steelyard up " not in line]
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(Text("$ make demo", style="bold"))
     console.print(Text("\n".join(lines)))

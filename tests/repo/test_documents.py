@@ -1,5 +1,6 @@
 """What the documents promise is there: commands, links, and nothing of one machine."""
 
+import argparse
 import html
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from steelyard_operator.cli import parser
 from steelyard_operator.local.answer import Answer
 from steelyard_operator.local.cost import Price
 from steelyard_operator.local.observing import RouterView
@@ -96,3 +98,21 @@ def _read(name: str) -> str:
         return (ROOT / name).read_text()
     except (UnicodeDecodeError, FileNotFoundError):  # Binary, or removed in the working tree.
         return ""
+
+
+def test_the_readme_lists_the_flags_of_up() -> None:
+    """A flag of `steelyard up` is in the README, and the other way round."""
+    up = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    flags = {option for a in up.choices["up"]._actions for option in a.option_strings}
+
+    assert set(re.findall(r"^\| `(--[a-z-]+)", _read("README.md"), re.MULTILINE)) == (
+        flags - {"-h", "--help"}
+    )
+
+
+@pytest.mark.parametrize("package", ["operator/steelyard_operator", "runtime/steelyard_runtime"])
+def test_the_map_names_every_package(package: str) -> None:
+    """A new folder gets a line in CONTRIBUTING.md."""
+    folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+
+    assert [name for name in folders if f"  {name}/" not in _read("CONTRIBUTING.md")] == []
