@@ -5,17 +5,20 @@ import ctypes
 import torch
 from torch import Tensor
 
+from steelyard_kernels.cpu.weight_memory import WeightMemory
 from steelyard_kernels.interface import AttentionBatch
 
 
 class PackedLinear:
     """A weight packed in panels of output columns; see csrc/cpu/linear.h."""
 
-    def __init__(self, library: ctypes.CDLL, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, memory: WeightMemory, weight: Tensor, bias: Tensor | None
+    ) -> None:
         self.library = library
         self.outputs, self.inputs = weight.shape
         panel = int(library.steelyard_panel())
-        self.packed = torch.empty((-(-self.outputs // panel), self.inputs, panel))
+        self.packed = memory.allocate((-(-self.outputs // panel), self.inputs, panel))
         self.bias = None if bias is None else _float(bias)
         weight = _float(weight)
         library.steelyard_pack(
@@ -48,10 +51,11 @@ class CpuOps:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.library = library
+        self._memory = WeightMemory()
 
     def linear(self, weight: Tensor, bias: Tensor | None = None) -> PackedLinear:
         """See `Ops`."""
-        return PackedLinear(self.library, weight, bias)
+        return PackedLinear(self.library, self._memory, weight, bias)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """See `Ops`."""
