@@ -5,6 +5,7 @@ by a strict parser first: no NaN, no lone surrogates, no invalid UTF-8, bounded 
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -22,6 +23,8 @@ ModelType = TypeVar("ModelType", bound=RequestModel)
 # A client that gets its answer while it still sends sees a broken connection instead of the answer.
 DISCARD_SECONDS = 1.0
 SHOWN_CHARACTERS = 60
+
+_SHOULD = re.compile(r"^\w+ should")
 
 # Unions would be told as one error a member; these say it in one sentence.
 SENTENCES = {
@@ -159,7 +162,7 @@ def _sentence(errors: list[ErrorDetails]) -> RequestError:
     path = ".".join(names) or "body"
     if first["type"] == "missing":
         return RequestError(f"`{path}` is required", param=path, code="missing_required_parameter")
-    message = first["msg"].replace("Input should", "must", 1)
+    message = _SHOULD.sub("must", first["msg"], count=1).replace(" after validation", "")
     shown = _shown(first["input"])
     return RequestError(f"`{path}` {message}, got {shown}", param=path)
 

@@ -187,7 +187,7 @@ async def test_absurdly_long_text_is_refused_unread(rig: Rig) -> None:
     assert "1000000 characters" in error["message"]
 
 
-@pytest.mark.parametrize("path", ["/v1/responses", "/v1/embeddings", "/nothing", "/v1/models/"])
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/embeddings", "/nothing", "/v1/tokenize"])
 async def test_unknown_paths_say_what_is_supported(rig: Rig, path: str) -> None:
     """An unknown path is a 404 that lists the endpoints."""
     error = error_of(await rig.http.post(path, json={}), 404)

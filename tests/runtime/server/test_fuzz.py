@@ -47,6 +47,7 @@ OPERATIONS = [
     ("/detokenize", "post", VALID, 15),
     ("/detokenize", "post", INVALID, 15),
     ("/v1/models", "get", VALID, 1),
+    ("/v1/models/{name}", "get", VALID, 5),
     ("/version", "get", VALID, 1),
     ("/health", "get", VALID, 1),
     ("/ready", "get", VALID, 1),

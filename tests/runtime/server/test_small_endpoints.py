@@ -19,6 +19,15 @@ async def test_models_lists_the_served_one(rig: Rig) -> None:
     assert listed["data"][0]["max_model_len"] == 4096
 
 
+async def test_one_model_by_its_name(rig: Rig) -> None:
+    """The served model is described by name; another name is a 404."""
+    known = await rig.http.get("/v1/models/fake")
+    unknown = await rig.http.get("/v1/models/other")
+
+    assert known.json()["id"] == "fake"
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+
 async def test_probes_of_a_ready_worker(rig: Rig) -> None:
     """Health, readiness and version answer 200."""
     for path in ("/health", "/ready", "/version"):
@@ -77,6 +86,7 @@ async def test_openapi_describes_every_endpoint(rig: Rig) -> None:
         "/v1/completions",
         "/v1/chat/completions",
         "/v1/models",
+        "/v1/models/{name}",
         "/tokenize",
         "/detokenize",
         "/version",
