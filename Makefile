@@ -52,7 +52,10 @@ type: setup ## check types
 check: lint type test ## everything that CI runs
 
 chaos: setup ## kill, stop and cut workers under load, ten times each; CI does it twice
-	$(BIN)/pytest tests/chaos --repetitions 10 --chaos-report bench-results/chaos.json
+	$(BIN)/pytest tests/chaos --repetitions 10 --chaos-setups tiny-tcp,tiny-nixl,tiny-nixl_over_tcp \
+	  --chaos-report bench-results/chaos.json
+	$(BIN)/pytest tests/chaos --repetitions 2 --chaos-setups smollm2-tcp,smollm2-nixl \
+	  --chaos-report bench-results/chaos-smollm2.json
 
 # The Python of an environment with vLLM for CPUs (docs/benchmarks.md); empty: transformers alone.
 VLLM_PYTHON ?=

@@ -22,6 +22,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of `tests/chaos`; pytest reads options of this file only."""
     group = parser.getgroup("chaos")
     group.addoption("--repetitions", type=int, default=2, help="how often each fault strikes")
+    group.addoption(
+        "--chaos-setups",
+        default="tiny-tcp,tiny-nixl",
+        help="checkpoint and transport of each service: {tiny,smollm2}-{tcp,nixl,nixl_over_tcp}",
+    )
     group.addoption("--chaos-report", help="where to write what each fault did, as JSON")
 
 

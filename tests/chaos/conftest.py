@@ -1,4 +1,4 @@
-"""Two services under fault, one per transport, each started once and used by all faults."""
+"""The services under fault, one per checkpoint and transport, each started once for all faults."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from steelyard_runtime.testing.cached_blocks import CachedBlocks, read_cached_blocks
+from steelyard_runtime.testing.processes import SMOLLM2
 from steelyard_runtime.testing.streams import Completion, Streams
 from steelyard_runtime.testing.supervised import Slot, SupervisedService
 from steelyard_runtime.testing.tiny_checkpoint import write_tiny_checkpoint
@@ -18,18 +19,37 @@ from steelyard_runtime.transfer.nixl_library import is_installed
 LEASE_SECONDS = 3.0
 DEADLINE_SECONDS = 1.0
 NUM_STREAMS = 8
-OUTPUT_TOKENS = 48
 WORKER_FLAGS = [
     "--threads=1",
     "--max-num-batched-tokens=64",  # so that a prompt has several chunks
     "--max-model-len=1024",
-    "--kv-cache-memory-bytes=320M",
+    "--num-gpu-blocks-override=640",
     f"--kv-lease-seconds={LEASE_SECONDS}",
     f"--kv-transfer-deadline-seconds={DEADLINE_SECONDS}",
 ]
-ROUTER_FLAGS = ["--prefill-timeout-seconds=2"]
-BLOCK_BYTES = 512 * 1024
 REPORT = pytest.StashKey[list[dict[str, Any]]]()
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model, and what follows from its speed."""
+
+    uri: str | None  # None: written by the test
+    block_bytes: int
+    output_tokens: int
+    prefill_timeout_seconds: int
+
+
+CHECKPOINTS = {
+    "tiny": Checkpoint(None, 512 * 1024, 48, 2),
+    "smollm2": Checkpoint(SMOLLM2, 720 * 1024, 24, 30),
+}
+# Flags and environment. UCX's TCP emulation is what `nixl` means between machines without RDMA.
+TRANSPORTS: dict[str, tuple[str, dict[str, str]]] = {
+    "tcp": ("tcp", {}),
+    "nixl": ("nixl", {}),
+    "nixl_over_tcp": ("nixl", {"UCX_TLS": "tcp"}),
+}
 
 
 @dataclass
@@ -37,7 +57,8 @@ class Ground:
     """A service, the answers that it gives undisturbed, and blocks that no fault may touch."""
 
     service: SupervisedService
-    transport: str
+    checkpoint: Checkpoint
+    setup: str
     report: list[dict[str, Any]]
     bodies: list[dict[str, Any]] = field(default_factory=list)
     right: list[Completion] = field(default_factory=list)
@@ -51,7 +72,9 @@ class Ground:
 
     def cached(self, slot: Slot) -> CachedBlocks:
         """Return the bystander's blocks in a worker."""
-        return read_cached_blocks(slot.worker, self.bystander, block_bytes=BLOCK_BYTES)
+        return read_cached_blocks(
+            slot.worker, self.bystander, block_bytes=self.checkpoint.block_bytes
+        )
 
     def note(
         self,
@@ -68,7 +91,7 @@ class Ground:
         self.report.append(
             {
                 "fault": fault,
-                "transport": self.transport,
+                "setup": self.setup,
                 "repetition": repetition,
                 "requests": len(self.right),
                 "failures": sum(given != right for given, right in answers),
@@ -79,33 +102,35 @@ class Ground:
         )
 
 
-@pytest.fixture(scope="session", params=["tcp", "nixl"])
+@pytest.fixture(scope="session")
 def ground(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ground]:
-    """A running service with its undisturbed answers, colocated and split."""
-    if request.param == "nixl" and not is_installed():
+    """A running service with its undisturbed answers, the same colocated and split."""
+    name, _, how = request.param.partition("-")
+    checkpoint, (transport, environment) = CHECKPOINTS[name], TRANSPORTS[how]
+    if transport == "nixl" and not is_installed():
         pytest.skip("NIXL is not installed")
     folder = tmp_path_factory.mktemp(f"chaos-{request.param}")
-    model = folder / "model"
-    write_tiny_checkpoint(model)
+    if checkpoint.uri is None:
+        write_tiny_checkpoint(folder / "model")
     service = SupervisedService(
-        str(model),
+        checkpoint.uri or str(folder / "model"),
         folder,
-        flags=[*WORKER_FLAGS, "--kv-transport", request.param],
-        router_flags=ROUTER_FLAGS,
-        environment={"OMP_WAIT_POLICY": "passive"},
+        flags=[*WORKER_FLAGS, "--kv-transport", transport],
+        router_flags=["--prefill-timeout-seconds", str(checkpoint.prefill_timeout_seconds)],
+        environment={"OMP_WAIT_POLICY": "passive", **environment},
     )
     with service:
         service.wait_whole()
-        ground = Ground(service, request.param, request.config.stash[REPORT])
+        ground = Ground(service, checkpoint, request.param, request.config.stash[REPORT])
         text = (Path(__file__).parents[2] / "LICENSE").read_text()
         for index in range(NUM_STREAMS):
             start = 500 + 1000 * index
             ground.bodies.append(
                 {
                     "prompt": text[start : start + 700 + 40 * index],
-                    "max_tokens": OUTPUT_TOKENS,
+                    "max_tokens": checkpoint.output_tokens,
                     "ignore_eos": True,
                     **({"temperature": 0} if index % 2 else {"temperature": 0.8, "seed": index}),
                 }
@@ -113,7 +138,7 @@ def ground(
         ground.bystander = {"prompt": text[9500:10500], "temperature": 0}
         worker = service.decodes[0].worker
         ground.right = Streams(worker.url, ground.bodies).wait().completions()
-        assert {each.completion_tokens for each in ground.right} == {OUTPUT_TOKENS}
+        assert {each.completion_tokens for each in ground.right} == {checkpoint.output_tokens}
         split = ground.start("undisturbed").wait()
         assert split.errors() == []
         assert split.completions() == ground.right
@@ -121,7 +146,10 @@ def ground(
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Repeat each fault `--repetitions` times."""
+    """Repeat each fault `--repetitions` times in each of `--chaos-setups`."""
+    if "ground" in metafunc.fixturenames:
+        setups = metafunc.config.getoption("chaos_setups").split(",")
+        metafunc.parametrize("ground", setups, indirect=True, scope="session")
     if "repetition" in metafunc.fixturenames:
         metafunc.parametrize("repetition", range(metafunc.config.getoption("repetitions")))
 

@@ -35,6 +35,7 @@ class Slot:
     worker: Worker
     listed: dict[str, str] | None = None  # its entry in the membership file
     stopped: list[int] = field(default_factory=list)  # processes under SIGSTOP
+    restarts: int = 0
 
     def inject(self, fault: str) -> None:
         """Switch this worker's transfer fault; the empty string is none."""
@@ -139,6 +140,7 @@ class SupervisedService:
             return
         if slot.worker.process.poll() is not None:
             self._list(slot, None)
+            slot.restarts += 1
             slot.worker.stop()
             slot.worker = self._start(slot.name, slot.role, slot.ports, slot.fault_file)
         elif slot.listed is None:
