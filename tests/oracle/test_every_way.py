@@ -28,7 +28,14 @@ def split(request: pytest.FixtureRequest) -> Iterator[tuple[EngineRig, EngineRig
             kv_cache_bytes=1 << 30,
             role=role,
             threads=1,
-            transfer=TransferConfig(transport=request.param, port=0, token="secret"),
+            # All prompts are prefilled before the first is pulled, so nobody renews meanwhile.
+            transfer=TransferConfig(
+                transport=request.param,
+                port=0,
+                token="secret",
+                lease_seconds=600.0,
+                deadline_seconds=60.0,
+            ),
         )
         for role in ("prefill", "decode")
     )
