@@ -62,7 +62,7 @@ VLLM_PYTHON ?=
 
 bench: setup ## measure serving and the router on this machine, alone
 	$(BIN)/python -m steelyard_runtime.bench.serve
-	$(BIN)/python -m steelyard_runtime.bench.router --json bench-results/router.json
+	$(BIN)/python -m steelyard_runtime.bench.router
 
 bench-peers: setup ## measure beside transformers and, with VLLM_PYTHON, beside vLLM
 	$(BIN)/python -m steelyard_runtime.bench.peers $(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON))

@@ -1,5 +1,6 @@
 """Stops pytest before a stray module can shadow the standard library; calms property tests."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """Fail before collection, with a message that names the offending file."""
+    # As in the engine process: threads that wait by spinning stop each other on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # A busy machine is no failure; nothing here asserts on time.
     calm = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.register_profile("calm", calm)

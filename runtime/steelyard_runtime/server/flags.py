@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", type=one_of("cpu", "cuda"), default="cpu")
     add("--dtype", type=one_of("auto", "float32", "bfloat16", "float16"), default="auto")
     add("--max-model-len", type=count(1), metavar="N")
-    add("--block-size", type=count(1, 1024), default=16, metavar="N")
+    add("--block-size", type=count(1, 256), default=16, metavar="N")
     add("--kv-cache-memory-bytes", type=byte_count, default=512 * 1024**2, metavar="N")
     add("--num-gpu-blocks-override", type=count(1), metavar="N")
     add("--max-num-seqs", type=count(1, 65536), default=32, metavar="N")
