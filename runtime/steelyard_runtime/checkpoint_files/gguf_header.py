@@ -135,7 +135,8 @@ class _Reader:
         if encoding is None:
             allowed = ", ".join(known.name for known in ENCODINGS.values())
             raise CheckpointError(
-                f"{self.path}: tensor '{name}' has the ggml type {kind}; must be one of: {allowed}"
+                f"{self.path}: tensor '{name}' has the ggml type {_type_name(kind)}; "
+                f"must be one of: {allowed}"
             )
         if not shape or shape[-1] % encoding.block_values:
             raise CheckpointError(
@@ -227,3 +228,11 @@ class _Reader:
         return CheckpointError(
             f"{self.path} is truncated: its header goes on after its last byte ({len(self.data)})"
         )
+
+
+def _type_name(kind: int) -> str:
+    """Return the name of a ggml type that cannot be read, for users, or its number."""
+    from gguf import GGMLQuantizationType
+
+    known: dict[int, str] = {int(one): one.name for one in GGMLQuantizationType}
+    return known.get(kind, str(kind))

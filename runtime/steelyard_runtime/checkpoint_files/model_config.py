@@ -1,6 +1,6 @@
 """What a checkpoint says about its model, whichever format it has. No torch.
 
-Names follow Hugging Face's config.json. Which architectures can run is `models/registry.py`'s.
+Names follow Hugging Face's config.json. Which architectures can run is `architectures.py`'s.
 """
 
 from collections.abc import Mapping
@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steelyard_runtime.checkpoint_files.architectures import GGUF_ARCHITECTURES
 from steelyard_runtime.checkpoint_files.gguf_header import MAGIC, GGUFHeader, read_gguf_header
 from steelyard_runtime.checkpoint_files.safetensors_header import read_json
 from steelyard_runtime.errors import CheckpointError
-
-# GGUF's architecture names in Hugging Face's terms.
-GGUF_ARCHITECTURES = {"llama": "LlamaForCausalLM"}
 
 
 @dataclass(frozen=True, slots=True)

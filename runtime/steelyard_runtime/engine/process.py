@@ -66,7 +66,7 @@ def main() -> int:
     try:
         _serve(config, connection, mailbox, reader)
     except ConfigError as error:
-        connection.send(Failed(str(error)))
+        connection.send(Failed(str(error), wrong_input=True))
         return EXIT_WRONG_INPUT
     except Exception as error:
         log.exception("the engine died")

@@ -94,9 +94,14 @@ class Ready(msgspec.Struct, frozen=True, tag="ready", tag_field=type_tag):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed", tag_field=type_tag):
-    """The start failed; `message` is one sentence for the user. The process exits after it."""
+    """The start failed; `message` is one sentence for the user. The process exits after it.
+
+    `wrong_input` tells a wrong checkpoint or flag from a fault of ours: the exit code comes too
+    late for that, because ending takes seconds with a loaded model.
+    """
 
     message: str
+    wrong_input: bool = False
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):

@@ -41,8 +41,16 @@ class Keys:
 class Access:
     """Wraps the application; `scope["state"]["log"]` collects fields of the request's line."""
 
-    def __init__(self, app: ASGIApp, keys: Keys, guarded: Callable[[str, str], bool]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys,
+        guarded: Callable[[str, str], bool],
+        wanted: str = "a valid key",
+    ) -> None:
+        """Guard `app`; `wanted` is how refusals call what is wanted."""
         self._app = app
+        self._wanted = wanted
         self._keys = keys
         self._guarded = guarded
 
@@ -70,7 +78,7 @@ class Access:
             guarded = self._guarded(scope["method"], scope["path"])
             if guarded and not self._keys.allow(headers.get("authorization")):
                 denied = RequestError(
-                    "`Authorization` must be 'Bearer' and a valid key",
+                    f"`Authorization` must be 'Bearer' and {self._wanted}",
                     status=401,
                     code="invalid_api_key",
                 )

@@ -20,6 +20,7 @@ from steelyard_runtime.server.settings import ServerSettings
 from steelyard_runtime.server.worker_state import WorkerState
 
 MAX_BODY_BYTES = 64 * 1024
+WANTED = "the service token that this worker was started with"
 
 
 def build_admin_app(settings: ServerSettings, state: WorkerState) -> ASGIApp:
@@ -49,9 +50,9 @@ def build_admin_app(settings: ServerSettings, state: WorkerState) -> ASGIApp:
     app = Starlette(routes=routes, exception_handlers=HANDLERS)
     app.router.redirect_slashes = False
     if not settings.service_token and not is_loopback(settings.host):
-        return Access(app, _NoKey(), _guard_all)
+        return Access(app, _NoKey(), _guard_all, f"{WANTED}, of which it has none")
     keys = Keys([settings.service_token] if settings.service_token else [])
-    return Access(app, keys, _guard_all)
+    return Access(app, keys, _guard_all, WANTED)
 
 
 def _guard_all(method: str, path: str) -> bool:

@@ -52,6 +52,7 @@ class EngineClient:
         self.ready: Ready | None = None
         self.progress: Progress | None = None
         self.failure: str | None = None
+        self.wrong_input = False  # why `failure`
         self.started = asyncio.Event()  # ready, failed or dead
         self.dead = asyncio.Event()
 
@@ -163,6 +164,7 @@ class EngineClient:
                 self.started.set()
             case Failed():
                 self.failure = message.message
+                self.wrong_input = message.wrong_input
                 self.started.set()
 
     def _bury(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from steelyard_runtime.checkpoint_files.architectures import check_architecture
 from steelyard_runtime.checkpoint_files.sources import resolve
 from steelyard_runtime.config import EngineConfig
 from steelyard_runtime.errors import ConfigError, EngineDeadError, RequestError
@@ -101,14 +102,16 @@ class WorkerProcess:
         return await self._after_death()
 
     def _load_text(self) -> tuple[Tokenizer, ChatTemplate]:
-        tokenizer = load_tokenizer(resolve(self._settings.model), self._settings.chat_template)
+        path = resolve(self._settings.model)
+        check_architecture(path)
+        tokenizer = load_tokenizer(path, self._settings.chat_template)
         return tokenizer, ChatTemplate(tokenizer)
 
     async def _failed_start(self) -> int:
-        code = await self._process.exit_code(ENGINE_END_SECONDS)
         failure = self._client.failure
-        if failure is not None and code == 2:
+        if failure is not None and self._client.wrong_input:
             raise ConfigError(failure)
+        code = await self._process.exit_code(ENGINE_END_SECONDS)
         message = failure or f"the engine process ended with code {code} while it was loading"
         sys.stderr.write(f"steelyard-runtime: {message}\n")
         return ENGINE_DIED

@@ -76,6 +76,7 @@ class FakeEngine:
     max_model_len: int = 4096
     vocab_size: int = 258
     fail: str | None = None
+    wrong_input: bool = False
     added: list[AddRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
@@ -105,7 +106,7 @@ class FakeEngine:
         self._send(Progress("load", 50))
         await self.start_gate.wait()
         if self.fail is not None:
-            self._send(Failed(self.fail))
+            self._send(Failed(self.fail, wrong_input=self.wrong_input))
             self.die()
             return
         self._send(self._ready(self.config))
@@ -263,6 +264,7 @@ async def main() -> int:
     orders: dict[str, Any] = json.loads(os.environ.get(VARIABLE, "{}"))
     engine = FakeEngine(socket.socket(fileno=int(os.environ[SOCKET_VARIABLE])))
     engine.fail = orders.get("fail")
+    engine.wrong_input = bool(orders.get("wrong_input"))
     script = orders.get("script", {})
 
     def scripted(request: AddRequest) -> Script:

@@ -66,7 +66,9 @@ def test_an_unsupported_encoding_is_refused(write_gguf: Any) -> None:
     content[name + 4 + 16] = 16  # after the number of dimensions and two sizes: IQ2_XXS
     path.write_bytes(content)
 
-    with pytest.raises(CheckpointError, match=r"'blk.0.ffn_gate.weight' has the ggml type 16.*F32"):
+    with pytest.raises(
+        CheckpointError, match=r"'blk.0.ffn_gate.weight' has the ggml type IQ2_XXS.*F32"
+    ):
         read_gguf_header(path)
 
 

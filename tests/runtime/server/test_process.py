@@ -216,7 +216,7 @@ def test_engine_death_ends_the_process_with_3(start: Start) -> None:
 
 def test_failed_start_is_one_sentence_and_2(start: Start) -> None:
     """What the engine says of a wrong checkpoint is all that the user sees."""
-    process = start(fail="the checkpoint is broken", exit_code=2)
+    process = start(fail="the checkpoint is broken", wrong_input=True, exit_code=2)
 
     assert process.wait() == 2
     text = [line for line in process.log.read_text().splitlines() if not line.startswith("{")]
