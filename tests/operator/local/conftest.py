@@ -1,5 +1,6 @@
 """Fixtures of local mode: a document, and `steelyard up` on a stand-in for the runtime."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -87,6 +88,19 @@ class Steelyard:
             except OSError:
                 continue  # It ended, or is another user's.
         return [command for command in found if command]  # A zombie has no command line.
+
+    def ports(self) -> list[int]:
+        """Return the ports that the command lines of these processes name."""
+        words = " ".join(self.descendants()).split()
+        flags = ("--port", "--admin-port", "--kv-port")
+        named = [int(port) for flag, port in itertools.pairwise(words) if flag in flags]
+        return [port for port in named if port]
+
+    def shared_memory(self) -> set[str]:
+        """Return all shared memory of the machine, POSIX and System V."""
+        segments = Path("/proc/sysvipc/shm").read_text().splitlines()[1:]
+        files = {path.name for path in Path("/dev/shm").iterdir()}
+        return files | {f"shmid {line.split()[1]}" for line in segments}
 
     def leftovers(self) -> list[str]:
         """Return what is left in the temporary directory."""
