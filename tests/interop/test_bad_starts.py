@@ -4,7 +4,9 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -43,15 +45,6 @@ def change_quantization(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.fixture
-def taken_port() -> Iterator[int]:
-    """A port that somebody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield listener.getsockname()[1]
-
-
 def start(*flags: str, model: str = MODEL) -> tuple[int, list[str]]:
     """Run a worker to its end; return the exit code and what a user reads."""
     ports = {"--port": free_port(), "--admin-port": free_port(), "--kv-port": free_port()}
@@ -69,57 +62,78 @@ def start(*flags: str, model: str = MODEL) -> tuple[int, list[str]]:
     return ended.returncode, [line for line in ended.stderr.splitlines() if line[:1] != "{"]
 
 
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda path: None, "no file"),
-        (lambda path: path.write_bytes(b"pickle"), "GGUF"),
-        (lambda path: path.write_bytes(CHECKPOINT.read_bytes()[:3_000_000]), "truncated"),
-        (lambda path: write_gguf(path, "falcon"), "falcon"),
-        (change_quantization, "IQ1_S"),
-    ],
-    ids=["missing", "wrong", "truncated", "architecture", "quantization"],
-)
-def test_a_checkpoint_that_cannot_be_served(
-    tmp_path: Path, make: Callable[[Path], object], says: str
-) -> None:
-    """The sentence names the file and what is wrong with it."""
-    path = tmp_path / "model.gguf"
-    make(path)
+CHECKPOINTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda path: None, "no file"),
+    "wrong": (lambda path: path.write_bytes(b"pickle"), "GGUF"),
+    "truncated": (
+        lambda path: path.write_bytes(CHECKPOINT.read_bytes()[:3_000_000]),
+        "truncated",
+    ),
+    "architecture": (lambda path: write_gguf(path, "falcon"), "'falcon'; must be one of: llama"),
+    "quantization": (change_quantization, "IQ1_S; must be one of: F32"),
+}
+PORTS = ("--port", "--admin-port", "--kv-port")
+FLAGS = {
+    ("--role", "draft"): "prefill, decode, both",
+    ("--block-siz", "16"): "--block-siz",
+    ("--max-model-len", "100000"): "8192",
+}
 
-    code, lines = start(model=str(path))
+
+@dataclass(frozen=True, slots=True)
+class Starts:
+    """How all the starts of this module ended; they run a few at a time."""
+
+    folder: Path
+    taken_port: int
+    ends: dict[object, tuple[int, list[str]]]
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Starts:
+    """Start every wrong worker."""
+    folder = tmp_path_factory.mktemp("starts")
+    with socket.socket() as listener, ThreadPoolExecutor(4) as pool:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        taken = listener.getsockname()[1]
+        futures: dict[object, Future[tuple[int, list[str]]]] = {
+            flag: pool.submit(start, flag, str(taken)) for flag in PORTS
+        }
+        futures |= {flags: pool.submit(start, *flags) for flags in FLAGS}
+        for name, (make, _) in CHECKPOINTS.items():
+            make(folder / f"{name}.gguf")
+            futures[name] = pool.submit(start, model=str(folder / f"{name}.gguf"))
+        return Starts(folder, taken, {key: future.result() for key, future in futures.items()})
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_that_cannot_be_served(starts: Starts, name: str) -> None:
+    """The sentence names the file and what is wrong with it."""
+    code, lines = starts.ends[name]
 
     assert code == 2
     (line,) = lines
-    assert str(path) in line
-    assert says in line
+    assert str(starts.folder / f"{name}.gguf") in line
+    assert CHECKPOINTS[name][1] in line
 
 
-@pytest.mark.parametrize("flag", ["--port", "--admin-port", "--kv-port"])
-def test_a_port_in_use(taken_port: int, flag: str) -> None:
+@pytest.mark.parametrize("flag", PORTS)
+def test_a_port_in_use(starts: Starts, flag: str) -> None:
     """The sentence names the flag and the port."""
-    code, lines = start(flag, str(taken_port))
+    code, lines = starts.ends[flag]
 
     assert code == 2
     (line,) = lines
     assert flag in line
-    assert str(taken_port) in line
+    assert str(starts.taken_port) in line
 
 
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        (("--role", "draft"), "prefill, decode, both"),
-        (("--block-siz", "16"), "--block-siz"),
-        (("--max-model-len", "100000"), "8192"),
-        (("--kv-peers", "everywhere"), "--kv-peers"),
-        (("--api-key-file", "/nonexistent"), "/nonexistent"),
-    ],
-)
-def test_a_wrong_flag(flags: tuple[str, ...], says: str) -> None:
+@pytest.mark.parametrize("flags", FLAGS, ids=" ".join)
+def test_a_wrong_flag(starts: Starts, flags: tuple[str, ...]) -> None:
     """The sentence names the flag and what is allowed or wrong."""
-    code, lines = start(*flags)
+    code, lines = starts.ends[flags]
 
     assert code == 2
     (line,) = lines
-    assert says in line
+    assert FLAGS[flags] in line

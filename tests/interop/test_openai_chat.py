@@ -181,7 +181,7 @@ def test_a_json_object_is_one(client: openai.OpenAI, story: str) -> None:
         model=MODEL,
         messages=ask(f"{story} Answer with a JSON object."),
         response_format={"type": "json_object"},
-        max_tokens=24,
+        max_tokens=12,
         temperature=0,
     )
 
