@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from steelyard_runtime.testing.cached_blocks import CachedBlocks, read_cached_blocks
-from steelyard_runtime.testing.processes import SMOLLM2
+from steelyard_runtime.testing.processes import SMOLLM2, wait_for
 from steelyard_runtime.testing.streams import Completion, Streams
 from steelyard_runtime.testing.supervised import Slot, SupervisedService
 from steelyard_runtime.testing.tiny_checkpoint import write_tiny_checkpoint
@@ -64,11 +64,33 @@ class Ground:
     right: list[Completion] = field(default_factory=list)
     bystander: dict[str, Any] = field(default_factory=dict)  # a prompt that is in every cache
 
-    def start(self, salt: str) -> Streams:
+    def start(self, salt: str, count: int = NUM_STREAMS) -> Streams:
         """Start the streams; a new salt makes every cache cold for them."""
-        return Streams(
-            self.service.router.url, [{**body, "cache_salt": salt} for body in self.bodies]
+        bodies = [{**body, "cache_salt": salt} for body in self.bodies[:count]]
+        return Streams(self.service.router.url, bodies)
+
+    def pulls(self) -> tuple[float, float]:
+        """Return how many pulls the decode workers completed, in all and over NIXL."""
+        workers = [slot.worker for slot in self.service.decodes]
+        return (
+            sum(each.metric("steelyard:kv_pulls_total", result="done") for each in workers),
+            sum(each.metric("vllm:nixl_xfer_time_seconds_count") for each in workers),
         )
+
+    def check_transfer(self, salt: str, count: int) -> None:
+        """Check that cold prompts are prefilled remotely and pulled by the setup's transport."""
+        done, over_nixl = self.pulls()
+        streams = self.start(salt, count).wait()
+        assert streams.errors() == []
+        assert streams.completions() == self.right[:count]
+        # Over UCX's TCP our own TCP may have taken over for a while.
+        nixl = {"tcp": {0}, "nixl": {count}}.get(self.setup.partition("-")[2], range(count + 1))
+
+        def counted() -> bool:
+            now_done, now_nixl = self.pulls()
+            return now_done - done == count and now_nixl - over_nixl in nixl
+
+        wait_for(counted, f"{count} pulls over the transport of {self.setup}")
 
     def cached(self, slot: Slot) -> CachedBlocks:
         """Return the bystander's blocks in a worker."""
@@ -139,9 +161,7 @@ def ground(
         worker = service.decodes[0].worker
         ground.right = Streams(worker.url, ground.bodies).wait().completions()
         assert {each.completion_tokens for each in ground.right} == {checkpoint.output_tokens}
-        split = ground.start("undisturbed").wait()
-        assert split.errors() == []
-        assert split.completions() == ground.right
+        ground.check_transfer("undisturbed", NUM_STREAMS)
         yield ground
 
 

@@ -208,4 +208,5 @@ def test_a_fault_costs_no_answer_and_no_block(ground: Any, name: str, repetition
     service.wait_whole()
     assert {slot.name: slot.restarts for slot in slots} == restarts, "another worker ended"
     assert {slot.name: ground.cached(slot).digests for slot in survivors} == blocks
+    ground.check_transfer(f"after {salt}", 2)
     service.settle_seconds(LEASE_SECONDS + SLACK_SECONDS)

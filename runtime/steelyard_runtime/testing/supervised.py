@@ -50,8 +50,10 @@ class Slot:
         return faults.waiting_file(self.fault_file).exists()
 
     def kill(self) -> None:
-        """SIGKILL the worker; its engine process has to end by itself."""
+        """SIGKILL the worker; returns when its engine process has ended of it."""
+        engine = self.worker.engine_pid()
         self.worker.kill()
+        wait_for(lambda: _states(engine) <= {"Z"}, "the end of an engine without its worker")
 
     def kill_engine(self) -> None:
         """SIGKILL the engine process; returns when the worker has ended of it."""
@@ -60,10 +62,11 @@ class Slot:
         wait_for(lambda: worker.process.poll() is not None, "the end of a worker without engine")
 
     def stop(self) -> None:
-        """SIGSTOP both processes."""
+        """SIGSTOP both processes; returns when all their threads have stopped."""
         self.stopped = [self.worker.process.pid, self.worker.engine_pid()]
         for pid in self.stopped:
             os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: all(_states(pid) == {"T"} for pid in self.stopped), "stopped processes")
 
     def go_on(self) -> None:
         """SIGCONT what was stopped."""
@@ -76,6 +79,15 @@ class Slot:
         """Return the blocks that are not zero among referenced, leased and quarantined."""
         blocks = self.worker.state()["blocks"]
         return {state: blocks[state] for state in HELD if blocks[state]}
+
+
+def _states(pid: int) -> set[str]:
+    """Return the kernel's letters for what the threads of a process do; none when it is gone."""
+    letters = set()
+    for status in Path("/proc", str(pid), "task").glob("*/status"):
+        with contextlib.suppress(OSError):  # the thread ended meanwhile
+            letters.add(status.read_text().split("State:\t")[1][0])
+    return letters
 
 
 class SupervisedService:
