@@ -99,7 +99,6 @@ class SupervisedService:
         folder: Path,
         *,
         flags: Sequence[str],
-        router_flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         served_model_name: str = "chaos",
     ) -> None:
@@ -109,7 +108,7 @@ class SupervisedService:
         self._environment = dict(environment or {})
         self._ending = threading.Event()
         self._lock = threading.Lock()
-        self.router = Router(served_model_name, folder=folder, flags=router_flags)
+        self.router = Router(served_model_name, folder=folder)
         roles = {"prefill": "prefill", "decode-a": "decode", "decode-b": "decode"}
         self.slots = {name: self._slot(name, role) for name, role in roles.items()}
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
