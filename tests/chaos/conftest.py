@@ -17,7 +17,7 @@ from steelyard_runtime.testing.tiny_checkpoint import write_tiny_checkpoint
 from steelyard_runtime.transfer.nixl_library import is_installed
 
 LEASE_SECONDS = 3.0
-DEADLINE_SECONDS = 1.0
+DEADLINE_SECONDS = 2.0
 NUM_STREAMS = 8
 WORKER_FLAGS = [
     "--threads=1",
