@@ -19,7 +19,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check chaos bench bench-peers
+.PHONY: help setup demo test lint type check crds chaos bench bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,11 @@ type: setup ## check types
 	$(BIN)/mypy
 
 check: lint type test ## everything that CI runs
+
+CRD := crds/steelyard.dev_inferenceservices.yaml
+
+crds: setup ## write the CustomResourceDefinition that the models say
+	$(BIN)/steelyard crd > $(CRD).new && mv $(CRD).new $(CRD)
 
 chaos: setup ## kill, stop and cut workers under load, ten times each; CI does it twice
 	$(BIN)/pytest tests/chaos --repetitions 10 --chaos-setups tiny-tcp,tiny-nixl,tiny-nixl_over_tcp \

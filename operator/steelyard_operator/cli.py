@@ -27,6 +27,12 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=__version__)
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser(
+        "crd",
+        help="print the CustomResourceDefinition",
+        description="Print the CustomResourceDefinition of InferenceService, for kubectl apply.",
+        allow_abbrev=False,
+    )
     up = commands.add_parser(
         "up",
         help="run a service on this machine, without Kubernetes",
@@ -60,6 +66,11 @@ def main(arguments: Sequence[str] | None = None, *, runtime: Sequence[str] = ())
     """
     try:
         given = parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        if given.command == "crd":
+            from steelyard_operator.api.crdgen import crd_yaml
+
+            sys.stdout.write(crd_yaml())
+            return 0
         from steelyard_operator.local.up import Options, up
 
         return up(

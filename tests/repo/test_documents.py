@@ -56,8 +56,10 @@ def test_every_target_has_a_help_line() -> None:
 def test_ci_runs_the_readmes_test_command() -> None:
     """CI runs what a reader runs, and nothing else."""
     lines = [line for line in _read(".ci/run").splitlines() if line and line[0] != "#"]
+    # It may also say where the binaries of an API server are.
+    commands = [line for line in lines if "KUBE_ASSETS" not in line and line != "fi"]
 
-    assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make check"]
+    assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make check"]
     assert "make check" in _read("README.md")
 
 

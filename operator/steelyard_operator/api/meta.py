@@ -1,9 +1,10 @@
 """Building blocks of the API's models: the base class and the string formats they share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
+from pydantic.config import JsonDict
 
 from steelyard_operator.api.names import MAX_NAME_CHARACTERS
 
@@ -38,8 +39,32 @@ PositiveInt32 = Annotated[int, Field(strict=True, ge=1, le=2**31 - 1)]
 DecimalString = Annotated[str, Field(max_length=20, pattern=DECIMAL_PATTERN)]
 """A price: decimal digits in a string, because the API has no floats."""
 
-Quantity = Annotated[str, Field(max_length=32, pattern=QUANTITY_PATTERN)]
-"""A Kubernetes quantity, as in `512Mi` or `500m`."""
+Int64 = Annotated[int, Field(strict=True, ge=0, le=2**53 - 1)]
+"""A count that may grow large; exact in JSON."""
+
+
+def _as_text(given: object) -> object:
+    return str(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+Quantity = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    Field(max_length=32, pattern=QUANTITY_PATTERN),
+    WithJsonSchema(
+        {"x-kubernetes-int-or-string": True, "maxLength": 32, "pattern": QUANTITY_PATTERN}
+    ),
+]
+"""A Kubernetes quantity, as in `512Mi`, `500m` or 2."""
+
+Text = Annotated[str, Field(max_length=1024)]
+"""A short text of any form."""
+
+ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
+"""The name of another object."""
+
+StringMap = Annotated[dict[str, Text], Field(max_length=64)]
+"""Labels, annotations and the like."""
 
 ServiceName = Annotated[
     str,
@@ -49,6 +74,24 @@ ServiceName = Annotated[
     ),
 ]
 """A DNS label, short enough to prefix the pods' names."""
+
+
+def keyed_by(key: str) -> JsonDict:
+    """Say that a list is a map: its items are merged and told apart by one field."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
+ATOMIC: JsonDict = {"x-kubernetes-list-type": "atomic"}
+"""A list that is replaced as a whole."""
+
+
+def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
+    """Return the CEL rules of a model, each with the sentence that says what is allowed."""
+    return {
+        "x-kubernetes-validations": [
+            {"rule": rule, "message": sentence} for rule, sentence in pairs
+        ]
+    }
 
 
 class ApiModel(BaseModel):
@@ -88,10 +131,10 @@ class ObjectMeta(ApiModel):
 class SecretKeyRef(ApiModel):
     """One key of a Secret in the service's namespace."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    name: ObjectName
     """name of the Secret."""
 
-    key: Annotated[str, Field(min_length=1, max_length=253)]
+    key: ObjectName
     """key inside the Secret."""
 
 

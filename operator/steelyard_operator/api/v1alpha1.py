@@ -3,32 +3,35 @@
 This is the only source of the resource's shape. What a field does is decided elsewhere.
 """
 
-from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from steelyard_operator.api.meta import (
-    CURRENCY_PATTERN,
-    MODEL_URI_PATTERN,
+    ATOMIC,
+    SERVICE_NAME_PATTERN,
     ApiModel,
-    DecimalString,
     EnvironmentVariable,
-    Int32,
     ObjectMeta,
     PositiveInt32,
-    ResourceRequirements,
     SecretKeyRef,
+    keyed_by,
+    rules,
 )
-
-ModelUri = Annotated[
-    str,
-    Field(
-        max_length=1024,
-        pattern=MODEL_URI_PATTERN,
-    ),
-]
+from steelyard_operator.api.names import MAX_NAME_CHARACTERS
+from steelyard_operator.api.operations import (
+    CapacitySpec,
+    CostSpec,
+    ObjectivesSpec,
+    RebalancingSpec,
+    RolloutSpec,
+    Switch,
+)
+from steelyard_operator.api.optimisations import CompressionSpec, SpeculationSpec
+from steelyard_operator.api.roles import RoleSpec
+from steelyard_operator.api.sources import ModelUri
+from steelyard_operator.api.status import InferenceServiceStatus
 
 
 class Backend(StrEnum):
@@ -78,121 +81,16 @@ class RuntimeSpec(ApiModel):
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     """image of the workers; the operator's own release where it is not given."""
 
-    extra_args: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=64)] = []
+    extra_args: Annotated[
+        list[Annotated[str, Field(max_length=1024)]],
+        Field(max_length=64, json_schema_extra=ATOMIC),
+    ] = []
     """extraArgs are appended to every worker's command line."""
 
-    env: Annotated[list[EnvironmentVariable], Field(max_length=64)] = []
+    env: Annotated[
+        list[EnvironmentVariable], Field(max_length=64, json_schema_extra=keyed_by("name"))
+    ] = []
     """env is added to every worker's environment."""
-
-
-class RoleSpec(ApiModel):
-    """The workers of one role."""
-
-    replicas: Int32 | None = None
-    """replicas is a fixed number of workers; may not be given with minReplicas or maxReplicas."""
-
-    min_replicas: Int32 | None = None
-    """minReplicas is the fewest workers that the planner may choose."""
-
-    max_replicas: PositiveInt32 | None = None
-    """maxReplicas is the most workers that the planner may choose."""
-
-    initial_replicas: Int32 | None = None
-    """initialReplicas is the number to start with; minReplicas where it is not given."""
-
-    resources: ResourceRequirements = ResourceRequirements()
-    """resources of one worker."""
-
-    tensor_parallel: PositiveInt32 = 1
-    """tensorParallel is the number of accelerators of one worker."""
-
-    priority_class_name: Annotated[str, Field(max_length=253)] | None = None
-    """priorityClassName of the workers' pods."""
-
-    @model_validator(mode="after")
-    def _replicas_or_range(self) -> Self:
-        ranged = self.min_replicas is not None or self.max_replicas is not None
-        if self.replicas is not None and (ranged or self.initial_replicas is not None):
-            raise ValueError(
-                "`replicas` may not be given with `minReplicas`, `maxReplicas` or `initialReplicas`"
-            )
-        if not ranged:
-            return self
-        if self.min_replicas is None or self.max_replicas is None:
-            raise ValueError("`minReplicas` and `maxReplicas` must be given together")
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(
-                f"`minReplicas` must not exceed `maxReplicas`, "
-                f"got {self.min_replicas} and {self.max_replicas}"
-            )
-        if not self.min_replicas <= self.start_replicas <= self.max_replicas:
-            raise ValueError(
-                f"`initialReplicas` must be from {self.min_replicas} to {self.max_replicas}, "
-                f"got {self.initial_replicas}"
-            )
-        return self
-
-    @property
-    def start_replicas(self) -> int:
-        """How many workers a new service starts with."""
-        for choice in (self.replicas, self.initial_replicas, self.min_replicas):
-            if choice is not None:
-                return choice
-        return 1
-
-
-class ObjectivesSpec(ApiModel):
-    """The latencies that the service keeps."""
-
-    ttft_milliseconds: PositiveInt32 | None = None
-    """ttftMilliseconds is the objective for the time to the first token."""
-
-    tpot_milliseconds: PositiveInt32 | None = None
-    """tpotMilliseconds is the objective for the time per output token after the first."""
-
-    percentile: Annotated[int, Field(strict=True, ge=1, le=99)] = 95
-    """percentile of requests that must meet the objectives."""
-
-
-class CapacitySpec(ApiModel):
-    """The bounds that the planner stays inside."""
-
-    max_accelerators: PositiveInt32 | None = None
-    """maxAccelerators is never exceeded, whatever else is asked; on a CPU a worker counts 1."""
-
-    min_prefill_per_decode_percent: PositiveInt32 | None = None
-    """minPrefillPerDecodePercent is the lowest ratio of prefill to decode workers."""
-
-    max_prefill_per_decode_percent: PositiveInt32 | None = None
-    """maxPrefillPerDecodePercent is the highest ratio of prefill to decode workers."""
-
-    @model_validator(mode="after")
-    def _ratio_is_a_range(self) -> Self:
-        low, high = self.min_prefill_per_decode_percent, self.max_prefill_per_decode_percent
-        if low is not None and high is not None and low > high:
-            raise ValueError(
-                "`minPrefillPerDecodePercent` must not exceed `maxPrefillPerDecodePercent`, "
-                f"got {low} and {high}"
-            )
-        return self
-
-
-class CostSpec(ApiModel):
-    """What a worker costs; the source of every price that Steelyard reports."""
-
-    currency: Annotated[str, Field(pattern=CURRENCY_PATTERN)] = "USD"
-    """currency of the prices, three letters as in ISO 4217."""
-
-    accelerator_hourly: DecimalString
-    """acceleratorHourly is the price of one accelerator for one hour; on a CPU, of one worker."""
-
-    ceiling_per_million_tokens: DecimalString | None = None
-    """ceilingPerMillionTokens is the cost per million tokens that the planner stays under."""
-
-    @property
-    def hourly(self) -> Decimal:
-        """The price of one accelerator for one hour."""
-        return Decimal(self.accelerator_hourly)
 
 
 class RouterServiceSpec(ApiModel):
@@ -203,6 +101,26 @@ class RouterServiceSpec(ApiModel):
 
     port: Annotated[int, Field(strict=True, ge=1, le=65535)] = 80
     """port of the Service."""
+
+
+class ParentRef(ApiModel):
+    """A Gateway, as in the Gateway API."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253)]
+    """name of the Gateway."""
+
+    namespace: Annotated[str, Field(min_length=1, max_length=63)] | None = None
+    """namespace of the Gateway; the service's where it is not given."""
+
+    section_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
+    """sectionName is the Gateway's listener; all of them where it is not given."""
+
+
+class GatewaySpec(ApiModel):
+    """How the router hangs behind a Gateway."""
+
+    parent_ref: ParentRef
+    """parentRef names the Gateway that an HTTPRoute leads from."""
 
 
 class RouterSpec(ApiModel):
@@ -217,16 +135,58 @@ class RouterSpec(ApiModel):
     service: RouterServiceSpec = RouterServiceSpec()
     """service is the Service in front of the router."""
 
+    gateway: GatewaySpec | None = None
+    """gateway leads requests from a Gateway to the router."""
 
-class RolloutSpec(ApiModel):
-    """How workers are replaced."""
 
-    drain_seconds: Annotated[int, Field(strict=True, ge=1, le=3600)] = 30
-    """drainSeconds is how long a worker may finish its requests before it is stopped."""
+FITS_CAPACITY = (
+    "`prefill` and `decode` must start with at most `capacity.maxAccelerators` accelerators"
+)
+SHORT_NAME_ONLY = f"`metadata.name` must be at most {MAX_NAME_CHARACTERS} characters"
+LABEL_NAME = "`metadata.name` must be lower-case letters, digits and '-', starting with a letter"
+# A worker that changes its role keeps its pod, so both roles' pods must be the same.
+SHARED = ("resources", "tensorParallel", "podTemplate", "priorityClassName")
+
+
+def _equal(field: str) -> str:
+    prefill, decode = f"self.prefill.{field}", f"self.decode.{field}"
+    return (
+        f"self.rebalancing.flip != 'Enabled' || (has({prefill}) == has({decode}) && "
+        f"(!has({prefill}) || dyn({prefill}) == dyn({decode})))"
+    )
+
+
+def _same(field: str) -> str:
+    return f"`{field}` of `prefill` and `decode` must be equal when `rebalancing.flip` is 'Enabled'"
+
+
+def _start(role: str) -> str:
+    fields = ("initialReplicas", "minReplicas")
+    choice = "1"
+    for field in (*reversed(fields), "replicas"):
+        choice = f"(has(self.{role}.{field}) ? self.{role}.{field} : {choice})"
+    return f"{choice} * self.{role}.tensorParallel"
 
 
 class InferenceServiceSpec(ApiModel):
     """The desired state."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            *(
+                (
+                    _equal(field),
+                    _same(field),
+                )
+                for field in SHARED
+            ),
+            (
+                "!has(self.capacity) || !has(self.capacity.maxAccelerators) || "
+                f"{_start('prefill')} + {_start('decode')} <= self.capacity.maxAccelerators",
+                FITS_CAPACITY,
+            ),
+        )
+    )
 
     model: ModelSpec
     """model is what is served."""
@@ -240,11 +200,20 @@ class InferenceServiceSpec(ApiModel):
     decode: RoleSpec = RoleSpec()
     """decode configures the workers that write answers."""
 
+    speculation: SpeculationSpec = SpeculationSpec()
+    """speculation proposes several tokens for one step of the model."""
+
+    compression: CompressionSpec = CompressionSpec()
+    """compression makes weights and KV blocks smaller."""
+
     objectives: ObjectivesSpec = ObjectivesSpec()
     """objectives are the latencies that the service keeps."""
 
     capacity: CapacitySpec = CapacitySpec()
     """capacity bounds what the planner may use."""
+
+    rebalancing: RebalancingSpec = RebalancingSpec()
+    """rebalancing says what the planner may do by itself."""
 
     cost: CostSpec | None = None
     """cost is what a worker costs; without it no cost is reported."""
@@ -254,6 +223,9 @@ class InferenceServiceSpec(ApiModel):
 
     rollout: RolloutSpec = RolloutSpec()
     """rollout is how workers are replaced."""
+
+    suspend: Switch = Switch.DISABLED
+    """suspend is Enabled to keep the operator's hands off everything that the service has."""
 
     @model_validator(mode="after")
     def _start_fits_capacity(self) -> Self:
@@ -267,9 +239,24 @@ class InferenceServiceSpec(ApiModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _roles_are_alike_where_they_flip(self) -> Self:
+        for name, field in RoleSpec.model_fields.items():
+            differs = getattr(self.prefill, name) != getattr(self.decode, name)
+            if self.rebalancing.flip is Switch.ENABLED and field.alias in SHARED and differs:
+                raise ValueError(_same(field.alias))
+        return self
+
 
 class InferenceService(ApiModel):
     """An OpenAI-compatible endpoint, served by separate prefill and decode workers."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (f"size(self.metadata.name) <= {MAX_NAME_CHARACTERS}", SHORT_NAME_ONLY),
+            (f"self.metadata.name.matches('{SERVICE_NAME_PATTERN}')", LABEL_NAME),
+        )
+    )
 
     api_version: Literal["steelyard.dev/v1alpha1"]
     """apiVersion of the object."""
@@ -283,5 +270,5 @@ class InferenceService(ApiModel):
     spec: InferenceServiceSpec
     """spec is the desired state."""
 
-    status: dict[str, Any] | None = None
+    status: InferenceServiceStatus | None = None
     """status is written by the operator and ignored when a file is read."""

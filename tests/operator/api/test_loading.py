@@ -32,7 +32,7 @@ MISTAKES = {
         changed("replicas: 1", "replica: 1"),
         "f.yaml: `spec.prefill.replica` is not a known field; did you mean 'replicas'? must be one "
         "of: replicas, minReplicas, maxReplicas, initialReplicas, resources, tensorParallel, "
-        "priorityClassName",
+        "podTemplate, priorityClassName",
     ),
     "unknown field instead of a required one": (
         changed("uri:", "url:"),
@@ -106,6 +106,38 @@ MISTAKES = {
         "f.yaml: `spec`: `prefill` and `decode` start with 2 accelerators; must be at most "
         "`capacity.maxAccelerators`, 1",
     ),
+    "draft without its method": (
+        SAMPLE + "  speculation: {draft: {model: {uri: 'hf://org/name'}}}\n",
+        "f.yaml: `spec.speculation`: `draft` may not be given unless `method` is 'DraftModel'",
+    ),
+    "method without its draft": (
+        SAMPLE + "  speculation: {method: DraftModel}\n",
+        "f.yaml: `spec.speculation`: `draft` must be given when `method` is 'DraftModel'",
+    ),
+    "gate without compression": (
+        SAMPLE + "  compression: {qualityGate: {}}\n",
+        "f.yaml: `spec.compression`: `qualityGate` may not be given unless `weights`, `kvCache` or "
+        "`pruning` changes the model",
+    ),
+    "rollout that cannot move": (
+        SAMPLE + "  rollout: {maxSurge: 0}\n",
+        "f.yaml: `spec.rollout`: `maxUnavailable` and `maxSurge` must not both be 0",
+    ),
+    "roles that differ and flip": (
+        changed("prefill:", "prefill:\n    resources: {limits: {cpu: 2}}"),
+        "f.yaml: `spec`: `resources` of `prefill` and `decode` must be equal when "
+        "`rebalancing.flip` is 'Enabled'",
+    ),
+    "truth value for a quantity": (
+        changed("prefill:", "prefill:\n    resources: {limits: {cpu: true}}"),
+        "f.yaml: `spec.prefill.resources.limits.cpu` must be a string (quote it), got True",
+    ),
+    "unknown field deep inside": (
+        changed("prefill:", "prefill:\n    podTemplate: {spec: {nodeSelectors: {}}}"),
+        "f.yaml: `spec.prefill.podTemplate.spec.nodeSelectors` is not a known field; did you mean "
+        "'nodeSelector'? must be one of: nodeSelector, tolerations, topologySpreadConstraints, "
+        "runtimeClassName, schedulerName, serviceAccountName, imagePullSecrets, containers",
+    ),
     "another version": (
         changed("v1alpha1", "v9"),
         "f.yaml: `apiVersion` must be 'steelyard.dev/v1alpha1', got 'steelyard.dev/v9'",
@@ -173,6 +205,15 @@ def test_any_text_is_a_sentence(text: str) -> None:
     """No text, however odd, ends in anything but one sentence."""
     with pytest.raises(UserError, match=r"^f\.yaml: "):
         load(text, "f.yaml")
+
+
+def test_roles_that_differ_may_do_so_where_workers_do_not_flip() -> None:
+    """Without flips each role has pods of its own; quantities may be whole numbers."""
+    text = changed("prefill:", "prefill:\n    resources: {limits: {cpu: 2}}")
+
+    service = load(text + "  rebalancing: {flip: Disabled}\n", "f.yaml")
+
+    assert service.spec.prefill.resources.limits == {"cpu": "2"}
 
 
 def test_other_documents_are_passed_over() -> None:

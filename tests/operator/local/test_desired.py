@@ -22,6 +22,7 @@ spec:
   model: {{uri: "file:///m.gguf"}}
   prefill: {{replicas: {prefill}}}
   decode: {{replicas: {decode}, tensorParallel: 2}}
+  rebalancing: {{flip: Disabled}}
   cost: {{acceleratorHourly: "1.50", currency: EUR}}
 """
 
