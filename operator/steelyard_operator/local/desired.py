@@ -81,6 +81,13 @@ def require_local(service: InferenceService, file: str) -> None:
             f"{file}: `spec.router.apiKeysSecretRef` names a Secret, and one machine has none; "
             "remove it (the endpoint listens on 127.0.0.1 alone)"
         )
+    for field in ("speculation", "compression"):
+        # They change answers' speed and content; to pass over them silently would be a lie.
+        given = getattr(service.spec, field)
+        if given != type(given)():
+            raise UserError(
+                f"{file}: `spec.{field}` is not served by this version on one machine; remove it"
+            )
 
 
 def worker_count(service: InferenceService) -> int:

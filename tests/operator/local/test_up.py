@@ -219,6 +219,16 @@ WRONG_FILES = {
         "`spec.router.apiKeysSecretRef` names a Secret, and one machine has none; remove it (the "
         "endpoint listens on 127.0.0.1 alone)",
     ),
+    "speculation": (
+        "spec:\n",
+        "spec:\n  speculation: {method: NGram}\n",
+        "`spec.speculation` is not served by this version on one machine; remove it",
+    ),
+    "compression": (
+        "spec:\n",
+        "spec:\n  compression: {weights: INT8}\n",
+        "`spec.compression` is not served by this version on one machine; remove it",
+    ),
 }
 
 
