@@ -40,7 +40,7 @@ class Checkpoint:
 
 
 CHECKPOINTS = {
-    "tiny": Checkpoint(None, 1024 * 1024, 48),
+    "tiny": Checkpoint(None, 512 * 1024, 48),
     "smollm2": Checkpoint(SMOLLM2, 720 * 1024, 24),
 }
 # Flags and environment. UCX's TCP emulation is what `nixl` means between machines without RDMA.

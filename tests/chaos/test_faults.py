@@ -32,7 +32,7 @@ class Fault:
 
     act: Callable[[SupervisedService, Streams], None]
     counter: Counter
-    before: tuple[tuple[str, str], ...] = ()  # transfer faults from the start: (worker, kind)
+    before: tuple[tuple[str, str], ...] = ()  # (worker, transfer fault) from the start
     killed: str = ""  # the only worker that may end of it
 
 
@@ -103,13 +103,15 @@ def stop_prefill(service: SupervisedService, streams: Streams) -> None:
     wait_for(lambda: all(slot.pull_waits for slot in service.decodes), "pulls on both workers")
     service.prefill.stop()
     stopped_at = time.monotonic()
-    for slot in service.decodes:
+    for slot in service.slots.values():
         slot.inject("")
     past = stopped_at + DEADLINE_SECONDS + LEASE_SECONDS
     wait_for(lambda: time.monotonic() > past, "deadline and lease")
     service.prefill.go_on()
 
 
+# The reader alone does not stop a sender, whose bytes the sockets may buffer.
+STALL = (("prefill", "stall"), ("decode-a", "stall"), ("decode-b", "stall"))
 FAULTS = {
     "prefill killed in a chunk": Fault(
         kill_prefill_in_chunk,
@@ -119,7 +121,7 @@ FAULTS = {
     "prefill killed in a transfer": Fault(
         kill_prefill_in_transfer,
         (PULL_FAILURES, {"reason": "transfer"}),
-        before=(("decode-a", "stall"), ("decode-b", "stall")),
+        before=STALL,
         killed="prefill",
     ),
     "decode killed before the first token": Fault(
@@ -157,7 +159,7 @@ FAULTS = {
     "prefill stopped past deadline and lease": Fault(
         stop_prefill,
         (PULL_FAILURES, {"reason": "deadline"}),
-        before=(("decode-a", "stall"), ("decode-b", "hold")),
+        before=(*STALL[:2], ("decode-b", "hold")),
     ),
 }
 

@@ -1,7 +1,6 @@
-"""A small random Llama with SmolLM2's tokenizer: fast to start and run, with KV blocks of 1 MiB.
+"""A small random Llama with SmolLM2's tokenizer: fast to start and run, with KV blocks of 512 KiB.
 
-The blocks are large for the model, so that the KV of a prompt is more than its two sockets buffer
-and a transfer can be caught midway.
+The blocks are large for the model, so that a transfer is some work and can be caught midway.
 """
 
 import dataclasses
@@ -34,7 +33,7 @@ def write_tiny_checkpoint(target: Path, seed: int = 0) -> None:
         num_layers=8,
         num_heads=8,
         num_kv_heads=8,
-        head_dim=128,
+        head_dim=64,
         max_position=2048,
     )
     write_tokenizer(source, target)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from steelyard_runtime.transfer.channel import Channel, accept
 from steelyard_runtime.transfer.checksums import block_checksum
 from steelyard_runtime.transfer.codec import FrameError
+from steelyard_runtime.transfer.faults import TransferFaults
 from steelyard_runtime.transfer.interface import BlockMemory, LeaseEnded
 from steelyard_runtime.transfer.leases import Lease, LeaseTable
 from steelyard_runtime.transfer.messages import (
@@ -59,6 +60,7 @@ class Exporter:
         emit: Callable[[LeaseEnded], None],
         opened_changed: Callable[[bool], None],
         stats: TransferStats,
+        faults: TransferFaults | None = None,
     ) -> None:
         self._memory = memory
         self._leases = leases
@@ -68,6 +70,7 @@ class Exporter:
         self._emit = emit
         self._opened_changed = opened_changed
         self._stats = stats
+        self._faults = faults
         self._checksums: dict[str, asyncio.Task[None]] = {}
         self._connections: set[asyncio.Task[None]] = set()
         self._listener: socket.socket | None = None
@@ -257,7 +260,9 @@ class Exporter:
             self._leases.pin(lease)
             try:
                 await channel.send(Reading(request.count * self._memory.block_bytes))
-                for block_id in lease.block_ids[request.first_block : last]:
+                for position, block_id in enumerate(lease.block_ids[request.first_block : last]):
+                    if self._faults is not None:
+                        await self._faults.before_sending(position)
                     await channel.send_view(self._memory.view(block_id))
                     await asyncio.sleep(0)
             finally:

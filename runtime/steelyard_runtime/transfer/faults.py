@@ -1,10 +1,11 @@
-"""Faults on demand, for tests only: hold, cut, stall or corrupt what a decode worker receives.
+"""Faults on demand, for tests only: hold, cut, stall or corrupt KV blocks under way.
 
 Nothing of this exists in a worker unless `STEELYARD_TEST_FAULTS` is set in its environment. The
 value is one of `KINDS`, or `@PATH` of a file that holds one of these (or nothing) and is read again
 for each pull, so that a test can switch faults while the worker runs. `hold` stops a pull before
-the peer is asked, `stall` after its first block; both go on when the file says so, and while they
-wait there is a file PATH.waiting.
+the peer is asked, `stall` after its first block, on a decode worker before it reads on and on a
+prefill worker before it sends on over TCP; they go on when the file says so, and while they wait
+there is a file PATH.waiting.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ LOOK_AGAIN_SECONDS = 0.01
 
 
 class TransferFaults:
-    """What goes wrong with the pulls of one worker."""
+    """What goes wrong with the transfers of one worker."""
 
     def __init__(self, kind: str = "", path: Path | None = None) -> None:
         self.kind = kind
@@ -45,6 +46,11 @@ class TransferFaults:
         if self.current() == "cut":
             raise TransferError("transfer", "cut midway by a test")
         await self._wait_while("stall")
+
+    async def before_sending(self, position: int) -> None:
+        """Called when `position` blocks of a read over TCP are sent."""
+        if position == 1:
+            await self._wait_while("stall")
 
     async def _wait_while(self, kind: str) -> None:
         if self._path is not None and self.current() == kind:

@@ -79,6 +79,7 @@ class TransferWorker:
             emit=self._emit,
             opened_changed=self._opened_changed,
             stats=self._stats,
+            faults=faults,
         )
         self._peers = Peers(
             networks=parse_networks(config.peers),
