@@ -165,8 +165,9 @@ def test_a_stall_midway_settles_at_the_deadline(make_node, remote, transport) ->
 
 
 def test_cancel_before_anything_happened(make_node, remote, transport) -> None:
-    """A pull that is cancelled at once still fails and settles, once each."""
-    prefill, decode = make_node(transport=transport), make_node(transport=transport)
+    """A pull that is cancelled before the peer is asked fails and settles, once each."""
+    prefill = make_node(transport=transport)
+    decode = make_node(transport=transport, faults="hold")
     params = prefill.transfer.export("r1", [1], 16)
     decode.transfer.pull("d1", remote(params), 0, [1], 16)
     decode.transfer.cancel("d1")
