@@ -71,12 +71,13 @@ def kill_decode_engine_before_token(service: SupervisedService, streams: Streams
 
 
 def _decoding(slot: Slot) -> None:
-    """Wait until the worker has made tokens in this round and is still making some."""
-    before = slot.worker.metric("vllm:generation_tokens_total")
+    """Wait until a stream of this round has two tokens from the worker and is not over."""
+    # The counter of tokens moves at a request's end, this one with each token after the first.
+    before = slot.worker.metric("vllm:inter_token_latency_seconds_count")
 
     def busy() -> bool:
-        made = slot.worker.metric("vllm:generation_tokens_total") - before
-        return made >= 4 and bool(slot.worker.state()["running"])
+        made = slot.worker.metric("vllm:inter_token_latency_seconds_count") - before
+        return made >= 1 and bool(slot.worker.state()["running"])
 
     wait_for(busy, "tokens of a stream")
 
