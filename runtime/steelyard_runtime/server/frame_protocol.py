@@ -22,7 +22,8 @@ class FrameProtocol(asyncio.Protocol):
 
     def send(self, message: Any) -> None:
         """Send one message; lost where the socket is closed."""
-        if self._transport is not None:
+        # The transport may be closing while `closed` still waits for its turn in the event loop.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode_frame(message))
 
     def close(self) -> None:
