@@ -10,6 +10,27 @@ PLURAL = "inferenceservices"
 SHORT_NAME = "sis"
 CATEGORY = "steelyard"
 
+# Labels. SERVICE is on every object of a service; a worker that serves a role carries its label
+# with the value SERVES, and neither while it drains; Services select by these alone.
+SERVICE_LABEL = f"{GROUP}/service"
+PREFILL_LABEL = f"{GROUP}/prefill"
+DECODE_LABEL = f"{GROUP}/decode"
+REVISION_LABEL = f"{GROUP}/revision"
+FINGERPRINT_LABEL = f"{GROUP}/kv-fingerprint"  # 16 hex digits of the worker's fingerprint
+COMPONENT_LABEL = "app.kubernetes.io/component"  # "worker" or "router"
+SERVES = "true"
+
+# On the resource: which operator is responsible where several are installed.
+OPERATOR_CLASS_LABEL = f"{GROUP}/operator-class"
+
+# Annotations of a worker's pod.
+ATTEMPT_ANNOTATION = f"{GROUP}/attempt"  # how many pods failed in a row in this slot before
+DRAINING_SINCE_ANNOTATION = (
+    f"{GROUP}/draining-since"  # RFC 3339; set with the removal of the labels
+)
+
+FIELD_MANAGER = "steelyard-operator"
+
 # The name is a prefix of the pods' names, which carry a budget slot (`<service>-<n>`).
 MAX_NAME_CHARACTERS = 40
 

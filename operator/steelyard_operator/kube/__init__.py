@@ -1,0 +1,1 @@
+"""All I/O of the operator: the API server and the workers' admin ports."""

@@ -1,0 +1,1 @@
+"""Pure decisions: what is desired, what was observed, what to do about it."""

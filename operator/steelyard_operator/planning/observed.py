@@ -1,0 +1,103 @@
+"""What was observed of one service, as slim frozen records. Data only.
+
+`observing.py` makes them from Kubernetes' objects and the workers' answers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from steelyard_operator.api.names import Role
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """One worker's pod."""
+
+    name: str
+    uid: str
+    resource_version: str
+    slot: int
+    """The budget slot: the number at the end of the name."""
+    revision: str
+    created_at: datetime
+    roles: frozenset[Role] = frozenset()
+    """The roles whose label it carries, PREFILL and DECODE; empty while it drains."""
+    fingerprint: str | None = None
+    draining_since: datetime | None = None
+    attempt: int = 0
+    """How many pods failed in a row in this slot before it."""
+    phase: str = "Pending"
+    """The pod's own phase: Pending, Running, Succeeded, Failed or Unknown."""
+    ready: bool = False
+    ready_changed_at: datetime | None = None
+    deleting: bool = False
+    """It has a deletion timestamp; it keeps its slot until it is gone."""
+    scheduled: bool = False
+    unschedulable: str | None = None
+    """What the scheduler says, where it found no node."""
+    waiting_reason: str | None = None
+    """Why a container waits, as in ImagePullBackOff or CrashLoopBackOff."""
+    waiting_message: str = ""
+    crash_looping_since: datetime | None = None
+    """When the container in CrashLoopBackOff ended last."""
+    restarts: int = 0
+    finished_at: datetime | None = None
+    """When the last container of a Failed or Succeeded pod ended."""
+    failure_message: str = ""
+    node: str | None = None
+    ip: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What a worker answers to GET /state, or what its metrics say where it has no admin port."""
+
+    phase: str
+    """loading, warmup, ready, draining, drained or failed."""
+    in_flight: int
+    role: Role | None = None
+    fingerprint: str = ""
+    epoch: int = 0
+    stage: str = ""
+    """What it loads at the moment."""
+    percent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One ControllerRevision of the service: a template that pods were made from."""
+
+    name: str
+    hash: str
+    number: int
+    """Grows with each new revision; undo makes an old one the newest again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """The router's Deployment."""
+
+    replicas: int = 0
+    ready: int = 0
+    updated: bool = False
+    """Its newest template is the one that all its pods have."""
+    message: str = ""
+    """Why it does not progress, in Kubernetes' words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything that a decision about one service is made from."""
+
+    pods: tuple[Pod, ...] = ()
+    states: Mapping[str, WorkerState] = field(default_factory=dict)
+    """By pod uid; a worker that did not answer is missing."""
+    revisions: tuple[Revision, ...] = ()
+    router: Router | None = None
+    foreign: tuple[str, ...] = ()
+    """Sentences about objects under our names that are somebody else's."""
+    foreign_slots: frozenset[int] = frozenset()
+    """Slots whose name a foreign pod holds."""
+    refused: str | None = None
+    """What the API server said to the last pod that it did not admit (quota, policy)."""

@@ -1,0 +1,1 @@
+"""Pure builders: from the resource to the Kubernetes objects that serve it."""
