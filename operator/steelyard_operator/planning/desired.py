@@ -14,8 +14,10 @@ class Desired:
 
     prefill: int
     decode: int
-    revision: str
-    """The hash of the template that new pods are made from."""
+    prefill_revision: str
+    """The hash of the template that new prefill pods are made from."""
+    decode_revision: str
+    """The same for decode pods; equal to it where workers may change their role."""
     slots: int | None = None
     """Most pods at any instant, terminating ones included; None: what is asked for, plus surge."""
     max_unavailable: int = 0
@@ -24,6 +26,8 @@ class Desired:
     progress_deadline_seconds: int = 1800
     pending_deadline_seconds: int = 300
     paused: bool = False
+    suspended: bool = False
+    """Hands off everything: no action at all."""
     deleting: bool = False
     """The resource is being deleted: workers are drained, nothing is made anew."""
     router_replicas: int = 2
@@ -31,3 +35,7 @@ class Desired:
     def replicas(self, role: Role) -> int:
         """How many workers of a role there should be."""
         return self.prefill if role is Role.PREFILL else self.decode
+
+    def revision(self, role: Role) -> str:
+        """The hash of the template that new pods of a role are made from."""
+        return self.prefill_revision if role is Role.PREFILL else self.decode_revision
