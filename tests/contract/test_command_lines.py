@@ -13,6 +13,7 @@ from steelyard_operator.api.load import load
 from steelyard_operator.api.names import Role
 from steelyard_operator.backends.base import RouterPlacement, WorkerPlacement
 from steelyard_operator.backends.native import EXECUTABLE, NativeBackend
+from steelyard_operator.backends.router import router
 from steelyard_runtime.cli import COMMANDS
 from steelyard_runtime.router.command import build_parser as router_parser
 from steelyard_runtime.server.flags import build_parser as worker_parser
@@ -92,7 +93,7 @@ def test_every_role_is_known_to_the_runtime(role: Role) -> None:
 def test_a_rendered_router_is_parsed() -> None:
     """Every flag of a rendered router is known and its value is taken over."""
     placement = RouterPlacement("127.0.0.1", 8080, "/members.json", api_keys_file="/keys")
-    executable, command, *flags = NativeBackend().router(FULL, placement).command
+    executable, command, *flags = router(FULL, placement).command
     given = router_parser().parse_args(flags)
 
     assert (executable, command) == (EXECUTABLE, "router")

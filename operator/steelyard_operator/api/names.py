@@ -17,17 +17,32 @@ PREFILL_LABEL = f"{GROUP}/prefill"
 DECODE_LABEL = f"{GROUP}/decode"
 REVISION_LABEL = f"{GROUP}/revision"
 FINGERPRINT_LABEL = f"{GROUP}/kv-fingerprint"  # 16 hex digits of the worker's fingerprint
-COMPONENT_LABEL = "app.kubernetes.io/component"  # "worker" or "router"
+COMPONENT_LABEL = "app.kubernetes.io/component"  # WORKER or ROUTER; never changes
+WORKER = "worker"
+ROUTER = "router"
 SERVES = "true"
 
 # On the resource: which operator is responsible where several are installed.
 OPERATOR_CLASS_LABEL = f"{GROUP}/operator-class"
+
+# On a namespace whose pods may read the workers' metrics: "enabled".
+SCRAPE_LABEL = f"{GROUP}/scrape"
 
 # Annotations of a worker's pod.
 ATTEMPT_ANNOTATION = f"{GROUP}/attempt"  # how many pods failed in a row in this slot before
 DRAINING_SINCE_ANNOTATION = (
     f"{GROUP}/draining-since"  # RFC 3339; set with the removal of the labels
 )
+
+# On the router's Deployment: the template that the operator gave it, as JSON, and what from.
+TEMPLATE_ANNOTATION = f"{GROUP}/template"
+
+# The containers of a worker's pod, as `podTemplate` names them: the engine, and the init container
+# that fetches the checkpoint.
+ENGINE_CONTAINER = "engine"
+MODEL_CONTAINER = "model"
+CONTAINERS = (ENGINE_CONTAINER, MODEL_CONTAINER)
+ROUTER_CONTAINER = "router"
 
 FIELD_MANAGER = "steelyard-operator"
 

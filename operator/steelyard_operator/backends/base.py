@@ -1,14 +1,31 @@
-"""What every backend renders: a container's command, environment and probes.
+"""What every backend renders: a container's command, environment, probes and end.
 
 Pure. Where a worker listens is an argument (`WorkerPlacement`), so a pod and a local process get
 the same command line with other addresses.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.v1alpha1 import InferenceService
+from steelyard_operator.settings import Settings
+
+
+class Flip(StrEnum):
+    """How a worker changes its role."""
+
+    IN_PLACE = "InPlace"  # POST /role on the admin port
+    RELABEL = "Relabel"  # it serves any role at any time: the label alone decides
+    NONE = "None"
+
+
+class Drain(StrEnum):
+    """How a worker is drained, and who says that it is empty."""
+
+    ADMIN = "Admin"  # POST /drain, then inFlight in GET /state
+    METRICS = "Metrics"  # nothing new reaches it without labels; its metrics count what runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +45,20 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class Sleep:
+    """Wait before the container is told to end: its address leaves the routers meanwhile."""
+
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Run this inside the container before it is told to end."""
+
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """What runs, the same in a pod and as a local process."""
 
@@ -36,6 +67,8 @@ class Container:
     startup: Probe
     readiness: Probe
     liveness: Probe
+    pre_stop: Sleep | Command
+    """Only in a pod: local mode takes a process out of the membership file itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +85,47 @@ class WorkerPlacement:
     role: Role | None = None
     role_file: str | None = None  # wins over `role`: a pod's role is a label that changes
     threads: int | None = None
+    model: str | None = None  # where the checkpoint lies there; None: where the resource says
+    cuda: bool = False
+    tensor_parallel: int = 1
+    kv_data_ports: str | None = None  # "first-last": where UCX may listen; None: anywhere
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The headless Services whose EndpointSlices list the workers."""
+
+    namespace: str
+    prefill_service: str
+    decode_service: str
 
 
 @dataclass(frozen=True, slots=True)
 class RouterPlacement:
-    """Where the router runs."""
+    """Where the router runs, and where it learns of workers."""
 
     host: str
     port: int
-    membership_file: str
+    members: str | Endpoints  # a membership file, or what a cluster lists
     api_keys_file: str | None = None
 
 
 class Backend(Protocol):
-    """How one engine is started and probed."""
+    """How one engine is started, probed and ended."""
+
+    @property
+    def flip(self) -> Flip:
+        """How a worker changes its role."""
+
+    @property
+    def drain(self) -> Drain:
+        """How a worker is drained."""
+
+    def image(self, settings: Settings) -> str:
+        """The image of a worker where the resource names none."""
 
     def worker(self, service: InferenceService, placement: WorkerPlacement) -> Container:
         """Render a worker."""
 
-    def router(self, service: InferenceService, placement: RouterPlacement) -> Container:
-        """Render the router in front of the workers."""
+    def unsupported(self, service: InferenceService) -> str | None:
+        """Say in one sentence what the resource asks for and this engine cannot do, if anything."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steelyard_operator.api.names import Role
-from steelyard_operator.api.v1alpha1 import InferenceService
+from steelyard_operator.api.v1alpha1 import Backend, InferenceService
 from steelyard_operator.backends.base import Container, RouterPlacement, WorkerPlacement
 from steelyard_operator.backends.registry import backend
+from steelyard_operator.backends.router import router
 from steelyard_operator.errors import UserError
 from steelyard_operator.local.cost import Price
 from steelyard_operator.local.planning import Wanted
@@ -74,6 +75,11 @@ def require_local(service: InferenceService, file: str) -> None:
             f"{file}: `spec.model.uri` must be file:///path or package://distribution/file on one "
             f"machine, got '{model.uri}'"
         )
+    if service.spec.runtime.backend is not Backend.NATIVE:
+        raise UserError(
+            f"{file}: `spec.runtime.backend` must be Native on one machine, got "
+            f"'{service.spec.runtime.backend}'"
+        )
     if worker_count(service) == 0 or service.spec.decode.start_replicas == 0:
         raise UserError(f"{file}: `spec.decode.replicas` must be at least 1 on one machine, got 0")
     if service.spec.router.api_keys_secret_ref is not None:
@@ -96,11 +102,7 @@ def worker_count(service: InferenceService) -> int:
 
 
 def desired(service: InferenceService, addresses: Addresses, *, cores: int) -> Desired:
-    """Render every process of a service.
-
-    Raises:
-        UserError: the backend cannot be started by this version.
-    """
+    """Render every process of a service."""
     spec = service.spec
     render = backend(spec.runtime.backend)
     roles = [Role.PREFILL] * spec.prefill.start_replicas
@@ -145,9 +147,9 @@ def _router(service: InferenceService, addresses: Addresses) -> Container:
     placement = RouterPlacement(
         host=addresses.host,
         port=addresses.router_port,
-        membership_file=str(addresses.membership_file),
+        members=str(addresses.membership_file),
     )
-    return backend(service.spec.runtime.backend).router(service, placement)
+    return router(service, placement)
 
 
 def _price(service: InferenceService) -> Price | None:

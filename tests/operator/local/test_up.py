@@ -211,7 +211,7 @@ WRONG_FILES = {
     "another backend": (
         "spec:\n",
         "spec:\n  runtime: {backend: VLLM}\n",
-        "`spec.runtime.backend` 'VLLM' cannot be started yet; must be one of: Native",
+        "`spec.runtime.backend` must be Native on one machine, got 'VLLM'",
     ),
     "a Secret": (
         "spec:\n",

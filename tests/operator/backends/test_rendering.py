@@ -1,10 +1,10 @@
-"""What the native backend renders, as golden files: a reviewer reads the difference.
+"""What backends and the router render, as golden files: a reviewer reads the difference.
 
 `STEELYARD_UPDATE_GOLDEN=1 pytest tests/operator/backends` writes them anew.
 """
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,16 @@ import yaml
 
 from steelyard_operator.api.load import load
 from steelyard_operator.api.names import Role
-from steelyard_operator.backends.base import Container, RouterPlacement, WorkerPlacement
+from steelyard_operator.backends.base import (
+    Command,
+    Container,
+    Endpoints,
+    RouterPlacement,
+    WorkerPlacement,
+)
 from steelyard_operator.backends.native import NativeBackend
+from steelyard_operator.backends.router import router
+from steelyard_operator.backends.vllm import VLLMBackend
 
 GOLDEN = Path(__file__).with_name("testdata")
 
@@ -57,17 +65,25 @@ POD = WorkerPlacement(
     kv_peers=("10.0.0.0/8", "fd00::/8"),
     service_token_file="/var/run/steelyard/token",
     role_file="/etc/steelyard/labels",
+    model="file:///models",
+    kv_data_ports="5610-5649",
 )
+GPU = replace(POD, cuda=True, tensor_parallel=2)
 ROUTER = RouterPlacement("127.0.0.1", 8080, "/scratch/membership.json")
-GUARDED_ROUTER = RouterPlacement("0.0.0.0", 8080, "/members", api_keys_file="/keys")
+GUARDED_ROUTER = RouterPlacement(
+    "0.0.0.0", 8080, Endpoints("ns", "full-prefill", "full-decode"), api_keys_file="/keys"
+)
 
-native = NativeBackend()
+native, vllm = NativeBackend(), VLLMBackend()
 
 CASES = {
     "worker_local": lambda: native.worker(load(SMALL, "f"), LOCAL),
     "worker_pod": lambda: native.worker(load(FULL, "f"), POD),
-    "router_local": lambda: native.router(load(SMALL, "f"), ROUTER),
-    "router_pod": lambda: native.router(load(FULL, "f"), GUARDED_ROUTER),
+    "worker_gpu": lambda: native.worker(load(SMALL, "f"), GPU),
+    "vllm_pod": lambda: vllm.worker(load(FULL, "f"), POD),
+    "vllm_gpu": lambda: vllm.worker(load(SMALL, "f"), GPU),
+    "router_local": lambda: router(load(SMALL, "f"), ROUTER),
+    "router_pod": lambda: router(load(FULL, "f"), GUARDED_ROUTER),
 }
 
 
@@ -75,6 +91,8 @@ def as_yaml(container: Container) -> str:
     """Return a container as YAML, the command line with a flag and its value on one line."""
     fields = asdict(container)
     fields["command"] = " ".join(container.command).replace(" --", "\n--") + "\n"
+    if isinstance(container.pre_stop, Command):
+        fields["pre_stop"] = "\n".join(container.pre_stop.words)
     yaml.SafeDumper.add_representer(str, _block)
     return yaml.safe_dump(fields, sort_keys=False)
 

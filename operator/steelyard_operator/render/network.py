@@ -1,0 +1,62 @@
+"""NetworkPolicies: who reaches which port of a service's pods.
+
+They select by service and component, which never change; a role label does. What pods call is not
+limited. Where the cluster's network does not enforce policies, they are only words.
+"""
+
+from typing import Any
+
+from steelyard_operator.api.names import ROUTER, SCRAPE_LABEL, WORKER
+from steelyard_operator.render import ports
+from steelyard_operator.render.labels import metadata, selector
+from steelyard_operator.render.names import router_name, workers_name
+from steelyard_operator.render.owner import Owner
+from steelyard_operator.settings import Settings
+
+
+def worker_policy(owner: Owner, settings: Settings) -> dict[str, Any]:
+    """Return who reaches the workers."""
+    operator = _namespace("kubernetes.io/metadata.name", settings.operator_namespace)
+    scrapers = _namespace(SCRAPE_LABEL, "enabled")
+    kv = {"port": ports.KV_DATA_FIRST, "endPort": ports.KV_DATA_LAST, "protocol": "TCP"}
+    rules = [
+        _rule([_pods(owner, ROUTER), operator, scrapers], [_port(ports.SERVING)]),
+        _rule([operator], [_port(ports.ADMIN)]),
+        _rule([_pods(owner, WORKER)], [_port(ports.KV), kv]),
+    ]
+    return _policy(owner, workers_name(owner.name), WORKER, rules)
+
+
+def router_policy(owner: Owner) -> dict[str, Any]:
+    """Return who reaches the routers: everybody, on the one port."""
+    rules = [{"ports": [_port(ports.ROUTER)]}]
+    return _policy(owner, router_name(owner.name), ROUTER, rules)
+
+
+def _policy(owner: Owner, name: str, component: str, rules: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(owner, name, component),
+        "spec": {
+            "podSelector": {"matchLabels": selector(owner.name, component)},
+            "policyTypes": ["Ingress"],
+            "ingress": rules,
+        },
+    }
+
+
+def _rule(peers: list[dict[str, Any]], allowed: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"from": peers, "ports": allowed}
+
+
+def _pods(owner: Owner, component: str) -> dict[str, Any]:
+    return {"podSelector": {"matchLabels": selector(owner.name, component)}}
+
+
+def _namespace(label: str, value: str) -> dict[str, Any]:
+    return {"namespaceSelector": {"matchLabels": {label: value}}}
+
+
+def _port(number: int) -> dict[str, Any]:
+    return {"port": number, "protocol": "TCP"}

@@ -1,0 +1,47 @@
+"""One worker's pod: a template with a name, a slot, a start role and a revision.
+
+Pods are created and deleted, never applied: an apply would take away what changes later.
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from steelyard_operator.api.names import ATTEMPT_ANNOTATION, REVISION_LABEL, Role
+from steelyard_operator.render.labels import role_labels
+from steelyard_operator.render.names import pod_name
+from steelyard_operator.render.owner import Owner
+
+
+def worker_pod(
+    owner: Owner,
+    template: Mapping[str, Any],
+    *,
+    slot: int,
+    role: Role,
+    revision: str,
+    attempt: int,
+) -> dict[str, Any]:
+    """Return the pod of a budget slot.
+
+    Args:
+        owner: the resource.
+        template: of its revision, as it was rendered or as a ControllerRevision keeps it.
+        slot: the number at the end of its name.
+        role: what it serves at first.
+        revision: the hash of the template.
+        attempt: how many pods failed in this slot before it.
+    """
+    meta = template["metadata"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": pod_name(owner.name, slot),
+            "namespace": owner.namespace,
+            "labels": {**meta["labels"], REVISION_LABEL: revision, **role_labels(role)},
+            "annotations": {**meta.get("annotations", {}), ATTEMPT_ANNOTATION: str(attempt)},
+            "ownerReferences": [owner.reference()],
+        },
+        "spec": copy.deepcopy(template["spec"]),
+    }

@@ -1,0 +1,68 @@
+"""Volumes of pods and where they are mounted."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from steelyard_operator.render.names import token_secret_name
+
+TMP = "/tmp"  # noqa: S108  # a volume of the container's own, not the machine's
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  # the same
+TOKEN_FOLDER = "/var/run/steelyard/token"  # noqa: S105  # a path
+TOKEN_KEY = "token"  # noqa: S105  # a file's name
+TOKEN_FILE = f"{TOKEN_FOLDER}/{TOKEN_KEY}"
+LABELS_FOLDER = "/var/run/steelyard/pod"
+LABELS_FILE = f"{LABELS_FOLDER}/labels"
+API_KEYS_FOLDER = "/var/run/steelyard/api-keys"
+API_KEYS_FILE = f"{API_KEYS_FOLDER}/keys"
+
+# Owner and the pod's group may read it; nobody else.
+SECRET_MODE = 0o440
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A volume and its place in a container."""
+
+    volume: dict[str, Any]
+    path: str
+    read_only: bool = True
+
+    def mount(self, *, read_only: bool | None = None) -> dict[str, Any]:
+        """Return the container's side of it."""
+        found: dict[str, Any] = {"name": self.volume["name"], "mountPath": self.path}
+        if self.read_only if read_only is None else read_only:
+            found["readOnly"] = True
+        return found
+
+
+def tmp() -> Mounted:
+    """Everything that a container writes: its root is read-only."""
+    return Mounted({"name": "tmp", "emptyDir": {}}, TMP, read_only=False)
+
+
+def shared_memory() -> Mounted:
+    """Room for ranks of one worker to talk; a container's own is 64 MiB."""
+    volume = {"name": "shm", "emptyDir": {"medium": "Memory"}}
+    return Mounted(volume, SHARED_MEMORY, read_only=False)
+
+
+def token(service: str) -> Mounted:
+    """The service's token."""
+    return secret_file("token", token_secret_name(service), TOKEN_KEY, TOKEN_FILE)
+
+
+def secret_file(volume: str, secret: str, key: str, path: str) -> Mounted:
+    """One key of a Secret as a file."""
+    folder, _, name = path.rpartition("/")
+    source = {
+        "secretName": secret,
+        "defaultMode": SECRET_MODE,
+        "items": [{"key": key, "path": name}],
+    }
+    return Mounted({"name": volume, "secret": source}, folder)
+
+
+def pod_labels() -> Mounted:
+    """The pod's own labels, as they are at each moment."""
+    item = {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}
+    return Mounted({"name": "pod", "downwardAPI": {"items": [item]}}, LABELS_FOLDER)
