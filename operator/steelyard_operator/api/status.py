@@ -90,6 +90,9 @@ class RoleStatus(ApiModel):
     replicas: Int32 = 0
     """replicas is the number of workers."""
 
+    target_replicas: Int32 | None = None
+    """targetReplicas is the number of workers that the operator works towards."""
+
     ready_replicas: Int32 = 0
     """readyReplicas is the number of workers that take requests."""
 

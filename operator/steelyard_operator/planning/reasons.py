@@ -1,0 +1,37 @@
+"""Reasons of conditions: one CamelCase word each, with the situation it stands for."""
+
+# Ready, PrefillReady, DecodeReady, RouterReady
+SERVING = "Serving"  # everything that was asked for takes requests
+DEGRADED = "Degraded"  # requests are served, with fewer workers than asked for
+STARTING = "Starting"  # workers are made or load the model
+NO_WORKER = "NoReadyWorker"  # no worker of the role takes requests
+NONE_WANTED = "NoneWanted"  # the role has 0 workers by request
+ROUTER_DOWN = "NoReadyRouter"
+
+# Reconciling and Stalled
+DONE = "UpToDate"
+PROGRESSING = "Progressing"
+ROLLING_OUT = "RollingOut"
+DRAINING = "Draining"
+UNSCHEDULABLE = "Unschedulable"
+QUOTA = "RefusedByApiServer"
+IMAGE_PULL = "ImagePullFailed"
+CRASH_LOOP = "CrashLooping"
+FOREIGN = "ForeignObject"
+SUSPENDED = "Suspended"
+PAUSED = "RolloutPaused"
+NOT_SUPPORTED = "NotSupported"
+NOT_VALID = "NotValid"
+DEADLINE = "ProgressDeadlineExceeded"
+TOO_SMALL = "CapacityTooSmall"
+DELETING = "Deleting"
+
+# ModelReady
+LOADED = "Loaded"
+LOADING = "Loading"
+
+# The rest
+NOT_MEASURED = "NotMeasured"
+NO_OBJECTIVES = "NoObjectives"
+NO_CEILING = "NoCeiling"
+NOT_ASKED = "NotAskedFor"
