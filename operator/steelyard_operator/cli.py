@@ -33,6 +33,12 @@ def parser() -> argparse.ArgumentParser:
         description="Print the CustomResourceDefinition of InferenceService, for kubectl apply.",
         allow_abbrev=False,
     )
+    commands.add_parser(
+        "operator",
+        help="run the operator, in a pod or against the cluster of KUBECONFIG",
+        description="Run the operator; its settings are environment variables STEELYARD_*.",
+        allow_abbrev=False,
+    )
     up = commands.add_parser(
         "up",
         help="run a service on this machine, without Kubernetes",
@@ -71,6 +77,8 @@ def main(arguments: Sequence[str] | None = None, *, runtime: Sequence[str] = ())
 
             sys.stdout.write(crd_yaml())
             return 0
+        if given.command == "operator":
+            return _operator()
         from steelyard_operator.local.up import Options, up
 
         return up(
@@ -96,6 +104,16 @@ def main(arguments: Sequence[str] | None = None, *, runtime: Sequence[str] = ())
         # The reader of standard output is gone; Python would complain once more while it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def _operator() -> int:
+    try:
+        from steelyard_operator.main import operator
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the operator needs the package '{error.name}'; install steelyard[operator]"
+        ) from None
+    return operator()
 
 
 def _text(text: str) -> str:

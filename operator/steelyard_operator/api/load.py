@@ -6,7 +6,7 @@ is the caller's.
 
 import difflib
 import types
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Union, get_args, get_origin
 
 import yaml
@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from steelyard_operator.api.meta import PATTERN_WORDS
 from steelyard_operator.api.names import API_VERSION, KIND
+from steelyard_operator.api.status import InferenceServiceStatus
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.errors import UserError
 
@@ -63,6 +64,29 @@ def load(text: str, file: str) -> InferenceService:
     except ValidationError as error:
         details = error.errors(include_url=False)
         raise UserError(f"{file}: {_sentence(_most_telling(details))}") from None
+
+
+def read(raw: Mapping[str, Any]) -> InferenceService:
+    """Return the resource as an API server has it, without its status.
+
+    Fields that this version does not know are left out: the CRD may be newer than the operator.
+
+    Raises:
+        UserError: a field that it does know has a value that it cannot use.
+    """
+    desired = {field: value for field, value in raw.items() if field != "status"}
+    try:
+        return InferenceService.model_validate(desired, extra="ignore")
+    except ValidationError as error:
+        raise UserError(_sentence(error.errors(include_url=False)[0])) from None
+
+
+def read_status(raw: Mapping[str, Any]) -> InferenceServiceStatus | None:
+    """Return the status that a resource has; None where there is none that can be read."""
+    try:
+        return InferenceServiceStatus.model_validate(raw["status"], extra="ignore")
+    except (KeyError, ValidationError):
+        return None
 
 
 def _most_telling(details: list[ErrorDetails]) -> ErrorDetails:

@@ -37,6 +37,10 @@ DRAINING_SINCE_ANNOTATION = (
 # On the router's Deployment: the template that the operator gave it, as JSON, and what from.
 TEMPLATE_ANNOTATION = f"{GROUP}/template"
 
+# On every object that is applied: the hash of what was applied, so that a new operator need not
+# apply all again.
+APPLIED_ANNOTATION = f"{GROUP}/applied"
+
 # The containers of a worker's pod, as `podTemplate` names them: the engine, and the init container
 # that fetches the checkpoint.
 ENGINE_CONTAINER = "engine"

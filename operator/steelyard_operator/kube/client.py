@@ -51,7 +51,6 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            base_url=self._credentials.server,
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, ssl=self._credentials.tls()),
             proxy=self._credentials.proxy,
             headers={"User-Agent": FIELD_MANAGER},
@@ -200,7 +199,7 @@ class Client:
         )
         try:
             async with self._opened.get(
-                path, params=query, headers=headers, timeout=timeout
+                self._credentials.server + path, params=query, headers=headers, timeout=timeout
             ) as answer:
                 API_REQUESTS.labels("watch", kind.kind, str(answer.status)).inc()
                 if answer.status != 200:
@@ -268,7 +267,12 @@ class Client:
         what = f"{verb} {path}"
         try:
             async with self._opened.request(
-                method, path, params=query, data=data, headers=headers, timeout=timeout
+                method,
+                self._credentials.server + path,
+                params=query,
+                data=data,
+                headers=headers,
+                timeout=timeout,
             ) as answer:
                 content = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:

@@ -8,13 +8,14 @@ means is the listener's.
 import asyncio
 import logging
 import random
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from steelyard_operator.kube.client import Client, Raw
-from steelyard_operator.kube.errors import ApiError, Expired
+from steelyard_operator.kube.errors import ApiError, Expired, NotFound, Refused
 from steelyard_operator.kube.kinds import Kind
 from steelyard_operator.kube.metrics import RELISTS
 
@@ -24,6 +25,7 @@ Record = TypeVar("Record")
 
 WATCH_SECONDS = (240, 300)
 RESYNC_SECONDS = 600.0
+OPTIONAL_KIND_SECONDS = 300.0
 FIRST_BACK_OFF_SECONDS = 0.2
 LONGEST_BACK_OFF_SECONDS = 15.0
 # An answer to a write may come after the event of the object's end: its uid is remembered.
@@ -42,6 +44,8 @@ class Held(Generic[Record]):
     """The value of the service label; empty where it has none."""
     controller: str | None
     """The uid of the controlling owner."""
+    controller_name: str
+    """Its kind and name, as in `Job/nightly`."""
     record: Record
 
 
@@ -54,13 +58,23 @@ class Store(Generic[Record]):
         *,
         label: str,
         changed: Callable[[Held[Record]], None] = lambda _: None,
+        removed: Callable[[str], None] = lambda _: None,
     ) -> None:
+        """Make an empty store.
+
+        Args:
+            convert: makes the record; KeyError, TypeError and ValueError say that it is not ours.
+            label: the label with the service's name.
+            changed: hears of each object that is new, changed or gone, but for our own writes.
+            removed: hears of the uid of each object that is gone.
+        """
         self._convert = convert
         self._label = label
         self._changed = changed
+        self._removed = removed
         self._by_uid: dict[str, Held[Record]] = {}
         self._by_service: dict[tuple[str, str], dict[str, Held[Record]]] = {}
-        self._ended: dict[str, None] = {}  # insertion-ordered
+        self._ended: dict[str, int] = {}  # by uid: the version that it ended with
 
     def of(self, namespace: str, service: str) -> tuple[Held[Record], ...]:
         """Return the objects of a service, by name."""
@@ -81,7 +95,8 @@ class Store(Generic[Record]):
         meta = raw["metadata"]
         version = int(meta["resourceVersion"])
         old = self._by_uid.get(meta["uid"])
-        if meta["uid"] in self._ended or (old is not None and old.resource_version >= version):
+        known = self._ended.get(meta["uid"], 0) if old is None else old.resource_version
+        if known >= version:
             return False
         try:
             record = self._convert(raw)
@@ -90,13 +105,15 @@ class Store(Generic[Record]):
                 "%s/%s: not one of ours, ignored: %r", meta["namespace"], meta["name"], error
             )
             return False
+        controller = controller_of(meta)
         held = Held(
             namespace=meta["namespace"],
             name=meta["name"],
             uid=meta["uid"],
             resource_version=version,
             service=(meta.get("labels") or {}).get(self._label, ""),
-            controller=controller_of(meta),
+            controller=controller.get("uid"),
+            controller_name=f"{controller.get('kind')}/{controller.get('name')}",
             record=record,
         )
         if old is not None:
@@ -107,21 +124,27 @@ class Store(Generic[Record]):
             self._changed(held)
         return True
 
-    def remove(self, uid: str) -> None:
-        """Take out an object that is gone."""
-        self._ended[uid] = None
+    def remove(self, uid: str, version: int = sys.maxsize) -> None:
+        """Take out an object that is gone, or that has lost the label; then it may come back.
+
+        Args:
+            uid: of the object.
+            version: the resource version with which it went.
+        """
+        self._ended[uid] = version
         while len(self._ended) > REMEMBERED_ENDS:
             del self._ended[next(iter(self._ended))]
         old = self._by_uid.pop(uid, None)
         if old is not None:
             self._unlink(old)
+            self._removed(uid)
             self._changed(old)
 
     def keep_only(self, uids: set[str], listed_at: int) -> None:
         """Take out what a listing did not have, unless it is younger than the listing."""
         for held in list(self._by_uid.values()):
             if held.uid not in uids and held.resource_version <= listed_at:
-                self.remove(held.uid)
+                self.remove(held.uid, listed_at)
 
     def _unlink(self, held: Held[Record]) -> None:
         group = self._by_service.get((held.namespace, held.service), {})
@@ -142,12 +165,25 @@ class Informer(Generic[Record]):
         *,
         selector: str,
         metadata_only: bool = False,
+        optional: bool = False,
     ) -> None:
+        """Make an informer that has read nothing yet.
+
+        Args:
+            client: the API server.
+            kind: of the objects.
+            namespace: the only one that is read, or None.
+            store: what is kept.
+            selector: the labels of the objects that are read.
+            metadata_only: read nothing but metadata.
+            optional: the API server need not have the kind; then there is none of it.
+        """
         self._client = client
         self._kind = kind
         self._namespace = namespace
         self._selector = selector
         self._metadata_only = metadata_only
+        self._optional = optional
         self.store = store
         self.synced = asyncio.Event()
         """Set once everything there is was read."""
@@ -163,6 +199,10 @@ class Informer(Generic[Record]):
             except Expired:
                 continue
             except ApiError as error:
+                if self._optional and isinstance(error, NotFound | Refused):
+                    self.synced.set()
+                    await asyncio.sleep(OPTIONAL_KIND_SECONDS)
+                    continue
                 failures += 1
                 delay = min(FIRST_BACK_OFF_SECONDS * 2**failures, LONGEST_BACK_OFF_SECONDS)
                 log.warning("%s: listed again in %.1f s: %s", self._kind.plural, delay, error)
@@ -214,14 +254,12 @@ class Informer(Generic[Record]):
 
     def _take(self, kind: str, raw: Raw) -> None:
         if kind == "DELETED":
-            self.store.remove(raw["metadata"]["uid"])
+            self.store.remove(raw["metadata"]["uid"], int(raw["metadata"]["resourceVersion"]))
         elif kind != "BOOKMARK":
             self.store.put(raw)
 
 
-def controller_of(meta: dict[str, Any]) -> str | None:
-    """Return the uid of the owner that controls an object."""
-    for reference in meta.get("ownerReferences") or ():
-        if reference.get("controller"):
-            return str(reference["uid"])
-    return None
+def controller_of(meta: dict[str, Any]) -> dict[str, Any]:
+    """Return the reference to the owner that controls an object; empty where there is none."""
+    references: list[dict[str, Any]] = meta.get("ownerReferences") or []
+    return next((each for each in references if each.get("controller")), {})

@@ -31,7 +31,6 @@ class Kind:
 POD = Kind("", "v1", "Pod", "pods")
 SERVICE = Kind("", "v1", "Service", "services")
 SECRET = Kind("", "v1", "Secret", "secrets")
-CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps")
 DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments")
 CONTROLLER_REVISION = Kind("apps", "v1", "ControllerRevision", "controllerrevisions")
 BUDGET = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
@@ -42,7 +41,7 @@ EVENT = Kind("events.k8s.io", "v1", "Event", "events")
 INFERENCE_SERVICE = Kind(names.GROUP, names.VERSION, names.KIND, names.PLURAL)
 
 # What is server-side applied for a service, by (apiVersion, kind).
-CHILDREN = (SERVICE, CONFIG_MAP, DEPLOYMENT, BUDGET, POLICY, HTTP_ROUTE)
+CHILDREN = (SERVICE, DEPLOYMENT, BUDGET, POLICY, HTTP_ROUTE)
 _BY_TYPE = {(kind.api_version, kind.kind): kind for kind in CHILDREN}
 
 

@@ -22,17 +22,14 @@ LONGEST_BACK_OFF_SECONDS = 30.0
 Key = tuple[str, str]
 """The namespace and uid of a service."""
 
+Work = Callable[[Key], Awaitable[float | None]]
+"""Does a pass over one service."""
+
 
 class WorkQueue:
     """Keys that wait for their pass."""
 
-    def __init__(self, work: Callable[[Key], Awaitable[float | None]]) -> None:
-        """Make an empty queue.
-
-        Args:
-            work: does a pass; returns after how many seconds to look again, None for not at all.
-        """
-        self._work = work
+    def __init__(self) -> None:
         self._waiting: deque[Key] = deque()
         self._since: dict[Key, float] = {}  # keys in `_waiting`, and from when on
         self._busy: set[Key] = set()
@@ -81,11 +78,16 @@ class WorkQueue:
         self._cancel_timer(key)
         self._failures.pop(key, None)
 
-    async def run(self, concurrency: int) -> None:
-        """Work until `close`; ends once what was begun is done."""
+    async def run(self, work: Work, concurrency: int) -> None:
+        """Work until `close`; ends once what was begun is done.
+
+        Args:
+            work: does a pass; returns after how many seconds to look again, None for not at all.
+            concurrency: how many passes there are at a time.
+        """
         async with asyncio.TaskGroup() as workers:
             for _ in range(concurrency):
-                workers.create_task(self._worker())
+                workers.create_task(self._worker(work))
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -100,7 +102,7 @@ class WorkQueue:
         """Whether no key waits now and none is worked on; those with a later time do not count."""
         return not self._waiting and not self._busy
 
-    async def _worker(self) -> None:
+    async def _worker(self, work: Work) -> None:
         while True:
             await self._wake.acquire()
             if self._closed:
@@ -112,7 +114,7 @@ class WorkQueue:
             self._busy.add(key)
             again_after: float | None
             try:
-                again_after = await self._work(key)
+                again_after = await work(key)
                 self._failures.pop(key, None)
             except Exception as error:
                 failures = self._failures[key] = self._failures.get(key, 0) + 1

@@ -1,0 +1,68 @@
+"""The InferenceServices that this operator serves, as they were seen last.
+
+kopf tells of each change; a pass reads from here and asks the API server nothing. Only resources of
+this operator's class are kept.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from steelyard_operator.api.names import OPERATOR_CLASS_LABEL
+from steelyard_operator.kube.metrics import SERVICES
+from steelyard_operator.kube.queue import Key
+
+Raw = dict[str, Any]
+
+
+class Services:
+    """Resources by key; a change wakes its key."""
+
+    def __init__(self, operator_class: str, changed: Callable[[Key], None]) -> None:
+        self._operator_class = operator_class
+        self._changed = changed
+        self._raw: dict[Key, Raw] = {}
+        self._by_name: dict[tuple[str, str], Key] = {}
+
+    def saw(self, type: str | None, body: Mapping[str, Any]) -> None:
+        """Take in what a watch said: the object, and DELETED where it is gone."""
+        meta = body["metadata"]
+        key = (meta["namespace"], meta["uid"])
+        labels = meta.get("labels") or {}
+        ours = labels.get(OPERATOR_CLASS_LABEL, "") == self._operator_class
+        if type == "DELETED" or not ours:
+            if self._raw.pop(key, None) is None:
+                return
+            if self._by_name.get((meta["namespace"], meta["name"])) == key:
+                del self._by_name[meta["namespace"], meta["name"]]
+        elif not self.put(body):
+            return
+        SERVICES.set(len(self._raw))
+        self._changed(key)
+
+    def put(self, body: Mapping[str, Any]) -> bool:
+        """Keep an object unless a newer one is known; wakes nobody. Returns whether it was news."""
+        meta = body["metadata"]
+        key = (meta["namespace"], meta["uid"])
+        old = self._raw.get(key)
+        if old is not None and _version(old) >= _version(body):
+            return False
+        kept = {field: value for field, value in meta.items() if field != "managedFields"}
+        self._raw[key] = {**body, "metadata": kept}
+        self._by_name[meta["namespace"], meta["name"]] = key
+        return True
+
+    def get(self, key: Key) -> Raw | None:
+        """Return a resource, or None once it is gone."""
+        return self._raw.get(key)
+
+    def key_of(self, namespace: str, name: str) -> Key | None:
+        """Return the key of the resource with a name."""
+        return self._by_name.get((namespace, name))
+
+    def keys(self) -> Iterable[Key]:
+        """Return the keys of all resources."""
+        return list(self._raw)
+
+
+def _version(body: Mapping[str, Any]) -> int:
+    return int(body["metadata"]["resourceVersion"])

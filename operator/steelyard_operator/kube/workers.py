@@ -1,0 +1,222 @@
+"""What workers say and are told: GET /state, POST /drain, POST /role on their admin port.
+
+Where an engine has no admin port its metrics say how many requests it has. Requests are short and
+few at a time; a worker that does not answer is not asked again at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+import orjson
+
+from steelyard_operator.api.names import Role
+from steelyard_operator.backends.base import Drain
+from steelyard_operator.errors import OperatorError
+from steelyard_operator.kube.errors import words
+from steelyard_operator.kube.metrics import WORKER_REQUESTS
+from steelyard_operator.planning.observed import Pod, WorkerState
+from steelyard_operator.render import ports
+
+CONNECT_SECONDS = 1.0
+ANSWER_SECONDS = 3.0
+AT_A_TIME = 64
+# A serving worker tells nothing that is urgent: its count in the status may be this old.
+STEADY_SECONDS = 60.0
+FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS = 1.0, 60.0
+
+ROLES = {role.wire: role for role in Role}
+VLLM_COUNTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
+
+
+class WorkerError(OperatorError):
+    """A worker did not do what it was told."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(slots=True)
+class _Known:
+    state: WorkerState | None = None
+    asked_at: float = float("-inf")
+    silences: int = 0
+
+    @property
+    def patience(self) -> float:
+        """How long not to ask after answers that did not come."""
+        if self.silences == 0:
+            return 0.0
+        return min(FIRST_SILENCE_SECONDS * 2.0**self.silences, LONGEST_SILENCE_SECONDS)
+
+
+class Workers:
+    """The workers' admin ports; `async with` opens and closes the connections."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._at_a_time = asyncio.Semaphore(AT_A_TIME)
+        self._background: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=AT_A_TIME, keepalive_timeout=30),
+            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def states(
+        self, pods: Iterable[Pod], *, drain: Drain, token: str
+    ) -> dict[str, WorkerState]:
+        """Return what the workers say, by pod uid; one that does not answer is missing.
+
+        Workers that start, drain or were never asked are waited for. The others are asked in the
+        background once in a while: a pass must not wait for what changes nothing.
+        """
+        running = [pod for pod in pods if pod.ip and pod.phase == "Running"]
+        urgent = [pod for pod in running if _urgent(pod, drain) and self._may_ask(pod)]
+        for pod in running:
+            if pod not in urgent and self._due(pod):
+                task = asyncio.create_task(self._ask(pod, drain, token))
+                self._background.add(task)
+                task.add_done_callback(self._background.discard)
+        await asyncio.gather(*(self._ask(pod, drain, token) for pod in urgent))
+        found = {pod.uid: self._known[pod.uid].state for pod in running if pod.uid in self._known}
+        return {uid: state for uid, state in found.items() if state is not None}
+
+    async def drain(self, pod: Pod, *, deadline_seconds: int, epoch: int, token: str) -> None:
+        """Tell a worker to finish what it has and to begin nothing.
+
+        Raises:
+            WorkerError: it did not answer, or refused: it has seen a higher epoch.
+        """
+        body = {"epoch": epoch, "deadlineSeconds": deadline_seconds}
+        await self._tell(pod, "/drain", body, token)
+
+    async def set_role(self, pod: Pod, *, role: Role, epoch: int, token: str) -> None:
+        """Tell a worker to serve a role, also to serve its old one again.
+
+        Raises:
+            WorkerError: it did not answer, or refused.
+        """
+        await self._tell(pod, "/role", {"role": role.wire, "epoch": epoch}, token)
+
+    def forget(self, uid: str) -> None:
+        """Drop what is known of a worker that is gone."""
+        self._known.pop(uid, None)
+
+    def _may_ask(self, pod: Pod) -> bool:
+        known = self._known.get(pod.uid)
+        return known is None or self._clock() - known.asked_at >= known.patience
+
+    def _due(self, pod: Pod) -> bool:
+        known = self._known.setdefault(pod.uid, _Known())
+        return self._clock() - known.asked_at >= max(known.patience, STEADY_SECONDS)
+
+    async def _ask(self, pod: Pod, drain: Drain, token: str) -> None:
+        known = self._known.setdefault(pod.uid, _Known())
+        known.asked_at = self._clock()
+        try:
+            if drain is Drain.ADMIN:
+                known.state = _state(
+                    await self._request("GET", pod, ports.ADMIN, "/state", token=token)
+                )
+            else:
+                page = await self._request("GET", pod, ports.SERVING, "/metrics", token=token)
+                known.state = _measured(page, pod)
+        except (WorkerError, KeyError, TypeError, ValueError):
+            known.state = None
+            known.silences += 1
+        else:
+            known.silences = 0
+
+    async def _tell(self, pod: Pod, path: str, body: dict[str, Any], token: str) -> None:
+        answer = await self._request("POST", pod, ports.ADMIN, path, token=token, body=body)
+        known = self._known.setdefault(pod.uid, _Known())
+        known.state = _state(answer)
+        known.silences = 0
+
+    async def _request(
+        self,
+        method: str,
+        pod: Pod,
+        port: int,
+        path: str,
+        *,
+        token: str,
+        body: dict[str, Any] | None = None,
+    ) -> bytes:
+        assert self._session is not None, "the workers are used outside of `async with`"
+        host = f"[{pod.ip}]" if pod.ip and ":" in pod.ip else pod.ip
+        headers = {"Authorization": f"Bearer {token}"}
+        try:
+            async with (
+                self._at_a_time,
+                self._session.request(
+                    method, f"http://{host}:{port}{path}", json=body, headers=headers
+                ) as answer,
+            ):
+                content = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            WORKER_REQUESTS.labels(path, "none").inc()
+            raise WorkerError(f"{pod.name}: {path}: {words(error)}") from error
+        WORKER_REQUESTS.labels(path, str(answer.status)).inc()
+        if answer.status >= 300:
+            said = content[:200].decode(errors="replace")
+            raise WorkerError(f"{pod.name}: {path}: HTTP {answer.status}: {said}", answer.status)
+        return content
+
+
+def _urgent(pod: Pod, drain: Drain) -> bool:
+    """Whether a decision may hang on what a worker says now."""
+    leaving = pod.deleting or pod.draining_since is not None or not pod.roles
+    if drain is Drain.METRICS:
+        return leaving  # a start shows in its probes, and it has no fingerprint
+    return leaving or not pod.ready or pod.fingerprint is None
+
+
+def _state(content: bytes) -> WorkerState:
+    said = orjson.loads(content)
+    progress = said.get("progress") or {}
+    return WorkerState(
+        phase=said["phase"],
+        in_flight=int(said["inFlight"]),
+        role=ROLES.get(said.get("role")),
+        fingerprint=said.get("fingerprint") or "",
+        epoch=int(said.get("epoch") or 0),
+        stage=progress.get("stage") or "",
+        percent=progress.get("percent"),
+    )
+
+
+def _measured(page: bytes, pod: Pod) -> WorkerState:
+    """Read how many requests vLLM has from its metrics; a page without them is not vLLM's."""
+    counts: dict[str, float] = {}
+    for line in page.decode("utf-8", "replace").splitlines():
+        name = line.partition("{")[0].partition(" ")[0]
+        if name in VLLM_COUNTS:
+            counts[name] = counts.get(name, 0.0) + float(line.rsplit(" ", 1)[1])
+    if len(counts) != len(VLLM_COUNTS):
+        raise ValueError("no vLLM metrics")
+    return WorkerState(
+        phase="ready" if pod.ready else "loading", in_flight=int(sum(counts.values()))
+    )

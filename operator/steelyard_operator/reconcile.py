@@ -1,0 +1,295 @@
+"""One pass over one service: observe, desire, plan, apply, say so. Only the order is here."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from steelyard_operator.api.load import read, read_status
+from steelyard_operator.api.names import Role
+from steelyard_operator.api.status import InferenceServiceStatus
+from steelyard_operator.api.v1alpha1 import InferenceService
+from steelyard_operator.backends.registry import backend
+from steelyard_operator.backends.registry import unsupported as engine_unsupported
+from steelyard_operator.errors import UserError
+from steelyard_operator.kube.acting import Acting, Result, Scene, raise_first
+from steelyard_operator.kube.caches import Caches
+from steelyard_operator.kube.children import Children, is_leftover
+from steelyard_operator.kube.client import Client, Raw
+from steelyard_operator.kube.errors import Conflict
+from steelyard_operator.kube.events import Events, Happening
+from steelyard_operator.kube.kinds import DEPLOYMENT, SECRET
+from steelyard_operator.kube.metrics import RECONCILE_SECONDS, RECONCILES
+from steelyard_operator.kube.queue import Key
+from steelyard_operator.kube.reporting import Reporting
+from steelyard_operator.kube.revisions import Revisions
+from steelyard_operator.kube.services import Services
+from steelyard_operator.kube.token import MasterKey
+from steelyard_operator.kube.workers import Workers
+from steelyard_operator.planning.actions import CreatePod, Plan
+from steelyard_operator.planning.desired import Desired
+from steelyard_operator.planning.desiring import desired
+from steelyard_operator.planning.observed import Observed
+from steelyard_operator.planning.planner import plan
+from steelyard_operator.planning.status import status, unreadable
+from steelyard_operator.planning.trouble import unsupported
+from steelyard_operator.render.children import children
+from steelyard_operator.render.names import endpoint_url
+from steelyard_operator.render.owner import Owner
+from steelyard_operator.render.revision import revision_hash
+from steelyard_operator.render.secret import token_secret
+from steelyard_operator.settings import Settings
+
+SOON_SECONDS = 1.0
+RESYNC_SECONDS = 600.0
+FOREIGN_SLOT_SECONDS = 60.0
+FIRST_REFUSAL_SECONDS, LONGEST_REFUSAL_SECONDS = 5.0, 60.0
+SECRET_AGAIN_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is remembered of a service between passes; losing it costs requests, nothing else."""
+
+    refused: str | None = None
+    refusals: int = 0
+    refused_until: float = float("-inf")
+    foreign_slots: dict[int, tuple[float, str]] = field(default_factory=dict)
+    foreign: tuple[str, ...] = ()
+    secret_at: float = float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a pass works with."""
+
+    settings: Settings
+    client: Client
+    services: Services
+    caches: Caches
+    workers: Workers
+    children: Children
+    revisions: Revisions
+    acting: Acting
+    reporting: Reporting
+    events: Events
+    master_key: MasterKey
+
+
+class Reconciler:
+    """Does passes; call it with a key."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._parts = parts
+        self._clock = clock
+        self._now = now
+        self._memories: dict[str, Memory] = {}
+
+    async def __call__(self, key: Key) -> float | None:
+        """Do one pass; returns after how many seconds to look again."""
+        with RECONCILE_SECONDS.time():
+            try:
+                raw = self._parts.services.get(key)
+                if raw is None:
+                    self._forget(key[1])
+                    RECONCILES.labels("gone").inc()
+                    return None
+                again = await self._pass(raw)
+            except BaseException:
+                RECONCILES.labels("failed").inc()
+                raise
+        RECONCILES.labels("done").inc()
+        return again
+
+    async def _pass(self, raw: Raw) -> float:
+        meta = raw["metadata"]
+        owner = Owner(meta["name"], meta["namespace"], meta["uid"])
+        previous = read_status(raw)
+        try:
+            service = read(raw)
+        except UserError as error:
+            return await self._say_unreadable(raw, owner, previous, str(error))
+        memory = self._memories.setdefault(owner.uid, Memory())
+        refusal = unsupported(service, engine_unsupported(service))
+        seen, scene = await self._observe(owner, service, memory)
+        want = desired(
+            service,
+            previous,
+            seen,
+            prefill_revision=revision_hash(service, Role.PREFILL),
+            decode_revision=revision_hash(service, Role.DECODE),
+            deleting=meta.get("deletionTimestamp") is not None,
+        )
+        the_plan = plan(want, seen, self._now()) if refusal is None else Plan()
+        result = Result()
+        if not want.suspended and refusal is None:
+            result = await self._apply(scene, service, the_plan, want=want, memory=memory)
+            seen = replace(
+                seen, foreign=_foreign(memory), refused=memory.refused
+            )  # the status says at once what came of the plan
+        # A wait for quota is no news for as long as nothing was made.
+        waits = [RESYNC_SECONDS, the_plan.look_again_after_seconds]
+        waits += [SOON_SECONDS if result.late or result.failed else None]
+        waits += [memory.refused_until - self._clock() if memory.refused else None]
+        made = status(
+            service,
+            generation=int(meta["generation"]),
+            want=want,
+            seen=seen,
+            plan=the_plan,
+            previous=previous,
+            url=endpoint_url(service, self._parts.settings),
+            now=self._now().replace(microsecond=0),
+            refusal=refusal,
+        )
+        waits += [await self._parts.reporting.write(raw, _plain(previous), _plain(made))]
+        for happening in result.done:
+            await self._parts.events.tell(owner, happening)
+        await self._warn(owner, memory)
+        raise_first(result.failed)
+        return max(0.0, min(wait for wait in waits if wait is not None))
+
+    async def _observe(
+        self, owner: Owner, service: InferenceService, memory: Memory
+    ) -> tuple[Observed, Scene]:
+        parts = self._parts
+        await parts.acting.adopt(owner)
+        await parts.revisions.adopt(owner)
+        held = parts.caches.pods.of(owner.namespace, owner.name)
+        pods = tuple(each.record for each in held if each.controller == owner.uid)
+        others = {
+            each.record.slot: f"the Pod '{each.name}' is controlled by {each.controller_name}; "
+            "its slot is not used"
+            for each in held
+            if each.controller not in (None, owner.uid)
+            and not is_leftover(owner, each.controller_name)
+        }
+        now = self._clock()
+        memory.foreign_slots = {
+            slot: known for slot, known in memory.foreign_slots.items() if known[0] > now
+        } | {slot: (now + FOREIGN_SLOT_SECONDS, said) for slot, said in others.items()}
+        token = parts.master_key.token(owner.uid)
+        drain = backend(service.spec.runtime.backend).drain
+        states = await parts.workers.states(pods, drain=drain, token=token)
+        routers = parts.caches.children[DEPLOYMENT].of(owner.namespace, owner.name)
+        seen = Observed(
+            pods=pods,
+            states=states,
+            revisions=parts.revisions.of(owner),
+            router=next((r.record.router for r in routers if r.controller == owner.uid), None),
+            foreign=_foreign(memory),
+            foreign_slots=frozenset(memory.foreign_slots),
+            refused=memory.refused,
+        )
+        return seen, Scene(owner, token, drain, states)
+
+    async def _apply(
+        self,
+        scene: Scene,
+        service: InferenceService,
+        the_plan: Plan,
+        *,
+        want: Desired,
+        memory: Memory,
+    ) -> Result:
+        """Children first, with the budget that the plan needs; then what pods are made from."""
+        parts, owner, now = self._parts, scene.owner, self._clock()
+        create = now >= memory.refused_until
+        if not want.deleting:
+            rendered = children(
+                owner,
+                service,
+                parts.settings,
+                min_available=the_plan.min_available,
+                router=self._live_router(owner),
+            )
+            applied = await parts.children.apply(owner, rendered)
+            hashes = {role: want.revision(role) for role in (Role.PREFILL, Role.DECODE)}
+            problem = await parts.revisions.ensure(owner, service, hashes)
+            memory.foreign = (*applied.foreign, *([problem] if problem else []))
+            # Pods of now would mount the token of the resource that is being collected.
+            create = create and not applied.leftovers and problem is None
+            creating = create and any(isinstance(a, CreatePod) for a in the_plan.actions)
+            await self._ensure_secret(scene, creating, memory)
+            if applied.refused:
+                memory.refused = applied.refused[0]
+        result = await parts.acting.act(scene, the_plan, create=create)
+        for slot, said in result.foreign_slots.items():
+            memory.foreign_slots[slot] = (now + FOREIGN_SLOT_SECONDS, said)
+        self._note_refusal(memory, result)
+        if not create:
+            result.late += now >= memory.refused_until
+        return result
+
+    def _note_refusal(self, memory: Memory, result: Result) -> None:
+        if result.refused is not None:
+            delay = min(FIRST_REFUSAL_SECONDS * 2.0**memory.refusals, LONGEST_REFUSAL_SECONDS)
+            memory.refused, memory.refusals = result.refused, memory.refusals + 1
+            memory.refused_until = self._clock() + delay
+        elif result.created or self._clock() >= memory.refused_until:
+            memory.refused, memory.refusals = None, 0
+
+    async def _ensure_secret(self, scene: Scene, creating: bool, memory: Memory) -> None:
+        """Make the token's Secret where a pod may need it; whether it is there cannot be read."""
+        owner, now = scene.owner, self._clock()
+        pods = self._parts.caches.pods.of(owner.namespace, owner.name)
+        waits = any(each.record.scheduled and each.record.phase == "Pending" for each in pods)
+        if not (creating or waits) or now - memory.secret_at < SECRET_AGAIN_SECONDS:
+            return
+        with contextlib.suppress(Conflict):  # it is there
+            await self._parts.client.create(SECRET, token_secret(owner, scene.token))
+        memory.secret_at = now
+
+    async def _say_unreadable(
+        self, raw: Raw, owner: Owner, previous: InferenceServiceStatus | None, sentence: str
+    ) -> float:
+        old = previous or InferenceServiceStatus()
+        generation = int(raw["metadata"]["generation"])
+        now = self._now().replace(microsecond=0)
+        conditions = unreadable(sentence, generation, now)
+        said = {each.type: (each.status, each.message) for each in old.conditions}
+        if any(said.get(each.type) != (each.status, each.message) for each in conditions):
+            kept = [
+                each for each in old.conditions if each.type not in {c.type for c in conditions}
+            ]
+            made = old.model_copy(
+                update={"conditions": [*conditions, *kept], "observed_generation": generation}
+            )
+            await self._parts.reporting.write(raw, _plain(previous), _plain(made))
+            happening = Happening("NotValid", sentence, "Reading", warning=True)
+            await self._parts.events.tell(owner, happening)
+        return RESYNC_SECONDS
+
+    async def _warn(self, owner: Owner, memory: Memory) -> None:
+        for sentence in _foreign(memory):
+            await self._parts.events.tell(owner, Happening("NameTaken", sentence, "Applying", True))
+        if memory.refused:
+            happening = Happening("Refused", memory.refused, "Applying", True)
+            await self._parts.events.tell(owner, happening)
+
+    def _live_router(self, owner: Owner) -> Mapping[str, Any] | None:
+        found = self._parts.caches.children[DEPLOYMENT].of(owner.namespace, owner.name)
+        return next((each.record.live for each in found if each.controller == owner.uid), None)
+
+    def _forget(self, uid: str) -> None:
+        self._memories.pop(uid, None)
+        self._parts.children.forget(uid)
+        self._parts.reporting.forget(uid)
+
+
+def _foreign(memory: Memory) -> tuple[str, ...]:
+    return (*memory.foreign, *(said for _, said in memory.foreign_slots.values()))
+
+
+def _plain(found: InferenceServiceStatus | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    return found.model_dump(mode="json", by_alias=True, exclude_none=True)
