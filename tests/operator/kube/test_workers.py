@@ -1,0 +1,114 @@
+"""Which workers are asked, how often, and what their answers mean."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from steelyard_operator.api.names import Role
+from steelyard_operator.backends.base import Drain
+from steelyard_operator.kube.workers import WorkerError, Workers
+from steelyard_operator.planning.observed import WorkerState
+from steelyard_operator.render import ports
+from steelyard_operator.testing import pod
+
+pytestmark = pytest.mark.anyio
+
+STATE = {"phase": "ready", "inFlight": 3, "role": "decode", "fingerprint": "abc", "epoch": 7}
+
+
+@pytest.fixture
+async def workers(server: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workers]:
+    """A client whose workers all listen where the stand-in does."""
+    port = int(server.url.rsplit(":", 1)[1])
+    monkeypatch.setattr(ports, "ADMIN", port)
+    monkeypatch.setattr(ports, "SERVING", port)
+    async with Workers() as found:
+        yield found
+
+
+STARTING = replace(pod(0), ip="127.0.0.1", ready=False)
+SERVING = replace(pod(0), ip="127.0.0.1")
+
+
+async def test_a_worker_that_starts_is_asked_and_waited_for(server: Any, workers: Workers) -> None:
+    """How far it is decides what comes next."""
+    server.says({**STATE, "phase": "loading", "progress": {"stage": "weights", "percent": 40}})
+
+    found = await workers.states([STARTING], drain=Drain.ADMIN, token="t")
+
+    assert found == {
+        "uid-0": WorkerState("loading", 3, Role.DECODE, "abc", 7, stage="weights", percent=40)
+    }
+
+
+async def test_a_serving_worker_is_not_waited_for(server: Any, workers: Workers) -> None:
+    """Its count comes with a later pass, and it is asked once."""
+    asked = asyncio.Event()
+
+    async def slow(request: Any) -> Any:
+        asked.set()
+        await asyncio.sleep(3600)
+
+    server.answers.append(slow)
+
+    first = await workers.states([SERVING], drain=Drain.ADMIN, token="t")
+    await asyncio.wait_for(asked.wait(), 5)
+    second = await workers.states([SERVING], drain=Drain.ADMIN, token="t")
+
+    assert (first, second, len(server.asked)) == ({}, {}, 1)
+
+
+async def test_a_silent_worker_is_left_alone_for_a_while(server: Any, workers: Workers) -> None:
+    """An address that does not answer must not cost a timeout in every pass."""
+    server.says({}, 500)
+
+    found = [await workers.states([STARTING], drain=Drain.ADMIN, token="t") for _ in range(5)]
+
+    assert (found, len(server.asked)) == ([{}] * 5, 1)
+
+
+async def test_vllms_requests_are_counted_from_its_metrics(server: Any, workers: Workers) -> None:
+    """Running and waiting requests of all its engines together."""
+    leaving = replace(pod(0, None), ip="127.0.0.1")
+    server.streams(
+        b'vllm:num_requests_running{engine="0"} 2.0\n# HELP x y\n'
+        b'vllm:num_requests_running{engine="1"} 1.0\nvllm:num_requests_waiting{engine="0"} 4.0\n'
+    )
+
+    found = await workers.states([leaving], drain=Drain.METRICS, token="t")
+
+    assert found["uid-0"].in_flight == 7
+    assert server.asked[0][1] == "/metrics"
+
+
+async def test_a_page_without_the_counts_is_no_answer(server: Any, workers: Workers) -> None:
+    """A worker whose requests cannot be counted is not taken for empty."""
+    leaving = replace(pod(0, None), ip="127.0.0.1")
+    server.streams(b"up 1\n")
+
+    assert await workers.states([leaving], drain=Drain.METRICS, token="t") == {}
+
+
+async def test_an_order_carries_epoch_and_deadline(server: Any, workers: Workers) -> None:
+    """The answer is the worker's new state, known without another question."""
+    server.says({**STATE, "phase": "draining"}, 202)
+
+    await workers.drain(SERVING, deadline_seconds=30, epoch=9, token="t")
+
+    assert server.bodies == [{"epoch": 9, "deadlineSeconds": 30}]
+    known = await workers.states([SERVING], drain=Drain.ADMIN, token="t")
+    assert known["uid-0"].phase == "draining"
+
+
+async def test_a_refused_order_says_so(server: Any, workers: Workers) -> None:
+    """A worker that has seen a higher epoch answers 409."""
+    server.says({"error": "epoch 3 is older than 7"}, 409)
+
+    with pytest.raises(WorkerError, match=r"demo-0: /role: HTTP 409: .*older than 7") as caught:
+        await workers.set_role(SERVING, role=Role.BOTH, epoch=3, token="t")
+
+    assert caught.value.status == 409
+    assert server.bodies == [{"role": "both", "epoch": 3}]
