@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from aiohttp import web
 
+from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.router.affinity import PrefixMemory
+from steelyard_runtime.router.kubernetes_watch import EndpointSliceWatch, in_cluster
 from steelyard_runtime.router.listener import http_server, listen
 from steelyard_runtime.router.membership import MembershipFile, MembershipSource
 from steelyard_runtime.router.pool import WorkerPool
@@ -108,11 +110,18 @@ def _report(task: "asyncio.Task[None]") -> None:
         logger.critical("a background task ended", exc_info=task.exception())
 
 
-def membership_file(settings: RouterSettings) -> MembershipFile:
-    """Return the watched file; its first content must be good.
+def membership_source(settings: RouterSettings, environment: Mapping[str, str]) -> MembershipSource:
+    """Return where the workers are found.
 
     Raises:
-        ConfigError: the file is missing or wrong.
+        ConfigError: the file is missing or wrong, or this is no pod.
     """
-    MembershipFile(settings.membership_file).read()
+    if settings.endpoints is not None:
+        where = settings.endpoints
+        return EndpointSliceWatch(
+            in_cluster(environment), where.namespace, where.prefill_service, where.decode_service
+        )
+    if settings.membership_file is None:
+        raise ConfigError("the router must be given a membership file or EndpointSlices")
+    MembershipFile(settings.membership_file).read()  # its first content must be good
     return MembershipFile(settings.membership_file, settings.membership_poll_seconds)

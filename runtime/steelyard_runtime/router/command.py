@@ -17,9 +17,9 @@ from prometheus_client import disable_created_metrics
 from steelyard_runtime import logs
 from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.parent_pipe import exit_with_parent
-from steelyard_runtime.router.app import membership_file, serve
+from steelyard_runtime.router.app import membership_source, serve
 from steelyard_runtime.router.keys import ApiKey, parse_api_keys
-from steelyard_runtime.router.settings import RouterSettings
+from steelyard_runtime.router.settings import Endpoints, RouterSettings
 
 _SUFFIXES = {"K": 1024, "M": 1024**2, "G": 1024**3}
 _LEVELS = ("debug", "info", "warning", "error")
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     logs.configure(given.log_level)
     disable_created_metrics()  # type: ignore[no-untyped-call]  # The library has no types here.
     _calm_collector()
-    return uvloop.run(serve(settings, membership_file(settings)))
+    return uvloop.run(serve(settings, membership_source(settings, os.environ)))
 
 
 def _calm_collector() -> None:
@@ -57,6 +57,7 @@ def settings_from(given: argparse.Namespace, environment: Mapping[str, str]) -> 
     return RouterSettings(
         served_model_name=given.served_model_name,
         membership_file=given.membership_file,
+        endpoints=_endpoints(given),
         host=given.host,
         port=given.port,
         api_keys=_api_keys(given.api_keys_file, environment),
@@ -82,7 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1")
     add("--port", type=_count(0, 65535), default=8080, metavar="N", help="default 8080")
-    add("--membership-file", type=Path, required=True, metavar="PATH", help="watched")
+    add("--membership-file", type=Path, metavar="PATH", help="watched; or the three flags below")
+    add("--endpoints-namespace", metavar="NAMESPACE", help="watch EndpointSlices, in a pod")
+    add("--prefill-service", metavar="NAME", help="the Service that lists prefill workers")
+    add("--decode-service", metavar="NAME", help="the Service that lists decode workers")
     add("--served-model-name", required=True, metavar="NAME")
     add("--api-keys-file", type=Path, metavar="PATH", help="or STEELYARD_API_KEYS")
     add("--worker-api-key-file", type=Path, metavar="PATH", help="the key that workers expect")
@@ -95,6 +99,17 @@ def build_parser() -> argparse.ArgumentParser:
     add("--drain-timeout-seconds", type=_seconds, default=30.0, metavar="S")
     add("--log-level", choices=_LEVELS, default="info", metavar="LEVEL")
     return parser
+
+
+def _endpoints(given: argparse.Namespace) -> Endpoints | None:
+    flags = (given.endpoints_namespace, given.prefill_service, given.decode_service)
+    whole, some = all(flags), any(flags)
+    if some != whole or whole == (given.membership_file is not None):
+        raise ConfigError(
+            "router: either --membership-file must be given, or --endpoints-namespace, "
+            "--prefill-service and --decode-service together"
+        )
+    return Endpoints(*flags) if whole else None
 
 
 def _count(low: int, high: int | None = None) -> "_Converter":

@@ -6,12 +6,23 @@ from pathlib import Path
 from steelyard_runtime.router.keys import ApiKey
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The two Services of a cluster whose endpoints are the workers."""
+
+    namespace: str
+    prefill_service: str
+    decode_service: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterSettings:
     """The router's configuration; durations in seconds, sizes in bytes."""
 
     served_model_name: str
-    membership_file: Path
+    # Where the workers are found: exactly one of these two.
+    membership_file: Path | None = None
+    endpoints: Endpoints | None = None
     host: str = "127.0.0.1"
     port: int = 8080
     api_keys: tuple[ApiKey, ...] = ()  # none: the port is open
