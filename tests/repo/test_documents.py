@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 LIST = ["git", "-c", "safe.directory=*", "ls-files"]
 TRACKED = subprocess.run(LIST, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
 DOCUMENTS = [name for name in TRACKED if name.endswith(".md")]
-TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 # Hosts that an address in a tracked file may name: this machine and placeholders, and where a
 # specification or a licence is cited from. Never a registry.
@@ -33,7 +33,9 @@ HOSTS = re.compile(
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_named_commands_exist(name: str) -> None:
     """Every `make TARGET` in a document is a target of the Makefile."""
-    named = set(re.findall(r"`make ([a-z-]+)|^ *\$? *make ([a-z-]+)", _read(name), re.MULTILINE))
+    named = set(
+        re.findall(r"`make ([a-z0-9-]+)|^ *\$? *make ([a-z0-9-]+)", _read(name), re.MULTILINE)
+    )
 
     assert {target for pair in named for target in pair if target} - TARGETS == set()
 
@@ -48,7 +50,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 def test_every_target_has_a_help_line() -> None:
     """`make help` lists all targets."""
-    shown = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    shown = set(re.findall(r"^([a-z0-9-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     assert shown == TARGETS
 

@@ -1,0 +1,1 @@
+"""What the scenarios on a real cluster share: clusters, traffic, faults, verdicts."""

@@ -1,0 +1,292 @@
+"""The faults and changes that a service must survive under traffic, one function each.
+
+A scenario gets a steady service with open streams, does one thing, and returns when the service is
+steady again. Whether the requests went well is judged outside (`verdict.py`), for all alike. Each
+leaves the service as it found it, so that `test_chaos.py` can play them in any order.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from harness.clusters import OPERATOR, Cluster
+from harness.kubectl import Kubectl, KubectlError, wait_for
+from harness.service import Service
+from harness.traffic import Traffic
+
+DRAIN_SECONDS = 300
+LEASE = "steelyard-operator"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What a scenario works with."""
+
+    cluster: Cluster
+    service: Service
+    traffic: Traffic
+    random: Random
+
+    @property
+    def kubectl(self) -> Kubectl:
+        """Kubectl in the service's namespace."""
+        return self.cluster.kubectl
+
+    def victim(self, role: str) -> str:
+        """Return a worker of the role that has a request now, with enough streams open."""
+        names = [pod["metadata"]["name"] for pod in self.service.workers(role)]
+        name = self.random.choice(sorted(names))
+        self.traffic.wait_open()
+        self.service.await_request(name)
+        return name
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """One fault or change."""
+
+    name: str
+    run: Callable[[World], None]
+    kills: bool = False
+    """Something ends without being asked to drain: streams may go on from another worker."""
+    nodes: int = 1
+    own_cluster: bool = False
+    """Only where the API server may be killed."""
+
+
+def _uid(pod: dict[str, Any]) -> str:
+    return str(pod["metadata"]["uid"])
+
+
+def edit_replicas(world: World) -> None:
+    """One more worker of each role, and back."""
+    before = world.service.read()["spec"]
+    for more in (1, 0):
+        world.traffic.wait_open()
+        for pod in world.service.workers("decode"):
+            world.service.await_request(pod["metadata"]["name"])
+        world.service.change(
+            {
+                role: {"replicas": before[role].get("replicas", 1) + more}
+                for role in ("prefill", "decode")
+            }
+        )
+        world.service.wait_steady()
+
+
+def roll_out(world: World) -> None:
+    """A changed template replaces every worker."""
+    old = {_uid(pod) for pod in world.service.workers()}
+    world.victim("decode")
+    value = str(world.random.randrange(10**9))
+    world.service.change({"runtime": {"env": [{"name": "E2E_ROLLOUT", "value": value}]}})
+    world.service.wait_steady(seconds=600)
+    assert not old & {_uid(pod) for pod in world.service.workers()}, "a worker was not replaced"
+
+
+def delete_decode_pod(world: World) -> None:
+    """`kubectl delete pod` on a worker that writes answers."""
+    _delete(world, world.victim("decode"))
+
+
+def delete_prefill_pod(world: World) -> None:
+    """`kubectl delete pod` on a worker that reads prompts."""
+    names = [pod["metadata"]["name"] for pod in world.service.workers("prefill")]
+    world.traffic.wait_open()
+    _delete(world, world.random.choice(sorted(names)))
+
+
+def delete_router_pod(world: World) -> None:
+    """`kubectl delete pod` on a router: its streams end in peace, new ones find the other."""
+    names = [pod["metadata"]["name"] for pod in world.service.routers()]
+    world.traffic.wait_open()
+    _delete(world, world.random.choice(sorted(names)))
+
+
+def _delete(world: World, name: str) -> None:
+    uid = _uid(world.kubectl.read("pod", name))
+    world.kubectl("delete", "pod", name, "--wait=false")
+
+    def gone() -> bool:
+        pods = world.kubectl.items("pods", world.service.selector)
+        return all(_uid(pod) != uid for pod in pods)
+
+    wait_for(f"the end of pod {name}", gone, seconds=120)
+    world.service.wait_steady()
+
+
+def kill_engine(world: World) -> None:
+    """SIGKILL for the engine process of a worker in the middle of an answer."""
+    name = world.victim("decode")
+    before = world.kubectl.read("pod", name)
+    restarts = before["status"]["containerStatuses"][0]["restartCount"]
+    state = world.service.kill_engine(name)
+    assert state["running"], f"no stream was on the victim {name}: {state}"
+
+    def noticed() -> bool:
+        pods = {_uid(pod): pod for pod in world.service.workers()}
+        if _uid(before) not in pods:
+            return True
+        statuses = pods[_uid(before)]["status"].get("containerStatuses", [])
+        return any(status["restartCount"] > restarts for status in statuses)
+
+    wait_for(f"a new engine in {name}", noticed, seconds=120)
+    world.service.wait_steady()
+
+
+def drain_node(world: World) -> None:
+    """`kubectl drain` of a node with workers on it, then `uncordon`."""
+    node = world.cluster.nodes[-1]
+    _worker_on(world, node)
+    world.traffic.wait_open()
+    for pod in world.service.workers("decode"):
+        if pod["spec"]["nodeName"] == node:
+            world.service.await_request(pod["metadata"]["name"])
+    arguments = ("--ignore-daemonsets", "--delete-emptydir-data", f"--timeout={DRAIN_SECONDS}s")
+    try:
+        world.kubectl("drain", node, *arguments, timeout=DRAIN_SECONDS + 30)
+        left = [pod for pod in world.service.workers() if pod["spec"].get("nodeName") == node]
+        assert left == [], "workers are left on a drained node"
+        world.service.wait_steady()
+    finally:
+        world.kubectl("uncordon", node)
+
+
+def _worker_on(world: World, node: str) -> None:
+    """Make sure that a worker runs on the node: the last drain may have emptied it."""
+
+    def on_node() -> list[str]:
+        pods = world.service.workers()
+        return [p["metadata"]["name"] for p in pods if p["spec"].get("nodeName") == node]
+
+    for _ in range(3):
+        if on_node():
+            return
+        name = world.random.choice(sorted(p["metadata"]["name"] for p in world.service.workers()))
+        _delete(world, name)  # Its successor is spread to the emptier node.
+    raise AssertionError(f"no worker can be brought to node {node}")
+
+
+def leader(kubectl: Kubectl) -> str:
+    """Return the name of the operator's pod that holds the Lease."""
+
+    def held() -> str:
+        holder = str(kubectl.read("lease", LEASE)["spec"].get("holderIdentity") or "")
+        names = [
+            pod["metadata"]["name"]
+            for pod in kubectl.items("pods", f"app.kubernetes.io/name={OPERATOR}")
+        ]
+        return next((name for name in names if holder.startswith(name)), "")
+
+    return wait_for("an operator that holds the Lease", held, seconds=90)
+
+
+def kill_operator(world: World, *, kills: int = 3) -> None:
+    """The leading operator dies at some moment of a change; the other one finishes it."""
+    before = world.service.read()["spec"]["decode"].get("replicas", 1)
+    for kill in range(kills):
+        world.victim("decode")
+        victim = leader(world.kubectl)
+        world.service.change({"decode": {"replicas": before + (kill + 1) % 2}})
+        time.sleep(world.random.uniform(0, 3))  # Any moment of the change will do.
+        world.kubectl("delete", "pod", victim, "--force", "--grace-period=0", "--wait=false")
+    world.service.change({"decode": {"replicas": before}})
+    world.service.wait_steady()
+    _operators_run(world)
+
+
+def two_operators(world: World) -> None:
+    """The Lease is taken from the leader during a change: for a moment two of them act."""
+    before = world.service.read()["spec"]["decode"].get("replicas", 1)
+    for replicas in (before + 1, before):
+        world.victim("decode")
+        leader(world.kubectl)
+        world.service.change({"decode": {"replicas": replicas}})
+        world.kubectl("delete", "lease", LEASE)
+        world.service.wait_steady()
+    _operators_run(world)
+
+
+def _operators_run(world: World) -> None:
+    arguments = ("rollout", "status", f"deployment/{OPERATOR}", "--timeout=120s")
+    world.kubectl(*arguments, timeout=150)
+
+
+def restart_api_server(world: World) -> None:
+    """The API server dies and comes back; then a worker is lost, to see that repair goes on."""
+    world.victim("decode")
+    world.cluster.restart_api_server()
+    delete_decode_pod(world)
+
+
+def unschedulable(world: World) -> None:
+    """A second service asks for GPUs that no node has: it says so, and the first is untouched."""
+    gpu = {"limits": {"nvidia.com/gpu": 64}}
+    name = f"gpu-{world.random.randrange(10**6)}"
+    spec = dict(world.service.read()["spec"])
+    world.kubectl.apply(
+        {
+            "apiVersion": "steelyard.dev/v1alpha1",
+            "kind": "InferenceService",
+            "metadata": {"name": name},
+            "spec": {
+                "model": spec["model"],
+                "prefill": {"replicas": 1, "resources": gpu},
+                "decode": {"replicas": 1, "resources": gpu},
+                "router": {"replicas": 1},
+            },
+        }
+    )
+    other = Service(world.kubectl, name)
+    try:
+
+        def said() -> bool:
+            reconciling = other.condition("Reconciling")
+            return reconciling.get("status") == "True" and "nvidia.com/gpu" in json.dumps(
+                other.read()["status"]["conditions"]
+            )
+
+        wait_for("a condition that names the missing GPU", said, seconds=90)
+        assert other.condition("Ready").get("status") == "False"
+        assert other.condition("Stalled").get("status") != "True"
+        delete_decode_pod(world)  # The operator still looks after the first service.
+    finally:
+        world.kubectl("delete", "inferenceservice", name, "--timeout=60s", timeout=90)
+
+
+def edit_while_draining(world: World) -> None:
+    """A pod is deleted, and while it drains the service is scaled: both come to an end."""
+    before = world.service.read()["spec"]["decode"].get("replicas", 1)
+    name = world.victim("decode")
+    world.kubectl("delete", "pod", name, "--wait=false")
+    world.service.change({"decode": {"replicas": before + 1}})
+    world.service.wait_steady()
+    world.service.change({"decode": {"replicas": before}})
+    world.service.wait_steady()
+
+
+SCENARIOS = (
+    Scenario("edit replicas", edit_replicas),
+    Scenario("delete decode pod", delete_decode_pod),
+    Scenario("delete prefill pod", delete_prefill_pod),
+    Scenario("delete router pod", delete_router_pod),
+    Scenario("kill -9 engine", kill_engine, kills=True),
+    Scenario("change template", roll_out),
+    Scenario("scale while draining", edit_while_draining),
+    Scenario("drain node", drain_node, nodes=2),
+    Scenario("kill operator", kill_operator),
+    Scenario("two operators", two_operators),
+    Scenario("restart API server", restart_api_server, own_cluster=True),
+    Scenario("GPU request that no node can hold", unschedulable),
+)
+
+
+def reachable(kubectl: Kubectl) -> bool:
+    """Whether the API server answers."""
+    try:
+        return kubectl("get", "--raw", "/readyz", timeout=5) == "ok"
+    except KubectlError:
+        return False

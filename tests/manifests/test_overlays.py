@@ -1,0 +1,103 @@
+"""What an installation consists of, and that it can do no more than it must."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes_validate import validate
+
+ROOT = Path(__file__).parents[2]
+Kustomize = Callable[[str | Path], list[dict[str, Any]]]
+Find = Callable[[list[dict[str, Any]], str, str], dict[str, Any]]
+BASE = "manifests/base"
+OVERLAYS = [f"manifests/overlays/{name}" for name in ("cluster-wide", "gpu", "kind")]
+
+
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS])
+def test_kubernetes_knows_every_field(kustomize: Kustomize, folder: str) -> None:
+    """Strict validation, offline: a misspelt field would be dropped in silence."""
+    for document in kustomize(folder):
+        validate(document, "1.34", strict=True)
+
+
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS])
+def test_rights_have_no_wildcard_and_read_no_secret(kustomize: Kustomize, folder: str) -> None:
+    """Secrets are created, never read; nothing is granted by a star."""
+    roles = [document for document in kustomize(folder) if "rules" in document]
+    rules = [rule for role in roles for rule in role["rules"]]
+
+    assert rules
+    assert not [rule for rule in rules if "*" in str(rule)]
+    assert [r["verbs"] for r in rules if "secrets" in r["resources"]] == [["create"]]
+    assert not [rule for rule in rules if rule["apiGroups"] == ["rbac.authorization.k8s.io"]]
+
+
+def test_the_base_stays_in_one_namespace(kustomize: Kustomize) -> None:
+    """Who may administer a namespace may install it there."""
+    documents = kustomize(BASE)
+
+    assert {document["metadata"].get("namespace") for document in documents} == {"steelyard"}
+    assert not [document for document in documents if document["kind"].startswith("Cluster")]
+
+
+def test_cluster_wide_has_the_same_rights_everywhere(kustomize: Kustomize, find: Find) -> None:
+    """One list of rights, in a Role or a ClusterRole."""
+    narrow, wide = kustomize(BASE), kustomize("manifests/overlays/cluster-wide")
+
+    for name in ("steelyard-operator", "steelyard-router"):
+        role = find(wide, "ClusterRole", name)
+        assert role["rules"] == find(narrow, "Role", name)["rules"]
+        assert "namespace" not in role["metadata"]
+    binding = find(wide, "ClusterRoleBinding", "steelyard-operator")
+    assert binding["subjects"][0]["namespace"] == "steelyard"
+    assert not [
+        document
+        for document in wide
+        if document["kind"] == "RoleBinding" and document["roleRef"]["name"] == "steelyard-operator"
+    ]
+    environment = _environment(find(wide, "Deployment", "steelyard-operator"))
+    assert environment["STEELYARD_NAMESPACE"] == {"name": "STEELYARD_NAMESPACE", "value": ""}
+
+
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS])
+def test_the_operators_pod_is_restricted(kustomize: Kustomize, find: Find, folder: str) -> None:
+    """Pod Security `restricted`, and a root file system that nobody writes to."""
+    pod = find(kustomize(folder), "Deployment", "steelyard-operator")["spec"]["template"]["spec"]
+
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+def test_an_installation_of_ones_own_names_its_images_and_keeps_its_key(
+    kustomize: Kustomize, find: Find
+) -> None:
+    """A second writing of the overlay changes the images, never the key that workers share."""
+    # Below the repository: kustomize follows no link out of it.
+    folder = ROOT / "build/test-installation"
+    secrets, images = [], []
+    for tag in ("1.0", "2.0"):
+        command = [ROOT / "manifests/new-installation", folder, "registry.example/team/", tag]
+        subprocess.run(command, check=True)
+        documents = kustomize(folder)
+        secrets.append(find(documents, "Secret", "steelyard-master-key")["data"]["key"])
+        deployment = find(documents, "Deployment", "steelyard-operator")
+        images.append(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+        config = find(documents, "ConfigMap", "steelyard-operator")["data"]
+        assert config["STEELYARD_WORKER_IMAGE"] == f"registry.example/team/steelyard-runtime:{tag}"
+        assert config["STEELYARD_ROUTER_IMAGE"] == f"registry.example/team/steelyard-router:{tag}"
+
+    assert secrets[0] == secrets[1]
+    assert images == [f"registry.example/team/steelyard-operator:{tag}" for tag in ("1.0", "2.0")]
+
+
+def _environment(deployment: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    return {variable["name"]: variable for variable in container["env"]}
