@@ -37,7 +37,7 @@ class World:
 
     def victim(self, role: str) -> str:
         """Return a worker of the role that has a request now, with enough streams open."""
-        names = [pod["metadata"]["name"] for pod in self.service.workers(role)]
+        names = [str(pod["metadata"]["name"]) for pod in self.service.workers(role)]
         name = self.random.choice(sorted(names))
         self.traffic.wait_open()
         self.service.await_request(name)

@@ -12,7 +12,7 @@ from pathlib import Path
 SOURCES = Path(__file__).resolve().parent.parent / "csrc" / "cpu"
 ENTRY = "abi.cpp"
 # OpenMP by its soname: the process already has torch's copy, so both share one pool of threads.
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
+FLAGS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-fopenmp")
 TIMEOUT_SECONDS = 300
 
 
@@ -40,16 +40,21 @@ def cached_library(cache: Path | None = None) -> Path:
         with (folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not library.exists():
-                _compile(compiler, library)
+                compile_library(compiler, library)
     except OSError as error:
         raise BuildError(f"the kernel cache cannot be used: {error}") from error
     return library
 
 
-def _compile(compiler: str, library: Path) -> None:
+def compile_library(compiler: str, library: Path, march: str = "native") -> None:
+    """Compile the sources for one kind of CPU, in place of what was there.
+
+    Raises:
+        BuildError: the compiler refused them, or took too long.
+    """
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         made = Path(scratch) / library.name
-        command = [compiler, *FLAGS, str(SOURCES / ENTRY), "-o", str(made)]
+        command = [compiler, f"-march={march}", *FLAGS, str(SOURCES / ENTRY), "-o", str(made)]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_SECONDS)
         except subprocess.CalledProcessError as error:

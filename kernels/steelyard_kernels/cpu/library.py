@@ -1,11 +1,14 @@
 """The C interface of `csrc/cpu/abi.cpp`. ctypes releases the GIL during a call."""
 
 import ctypes
+import os
 from ctypes import POINTER, c_double, c_int, c_int64, c_void_p
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from steelyard_kernels.cpu.build import cached_library
+from steelyard_kernels.cpu.prebuilt import VARIABLE, prebuilt_library
 
 # The template instances of attention_phase() in phases.h.
 HEAD_DIMS = (16, 32, 64, 96, 128, 256)
@@ -105,7 +108,9 @@ def load_library() -> ctypes.CDLL:
         BuildError: they cannot be built here.
         OSError: the library cannot be loaded.
     """
-    library = ctypes.CDLL(str(cached_library()))
+    folder = os.environ.get(VARIABLE)
+    found = prebuilt_library(Path(folder)) if folder else cached_library()
+    library = ctypes.CDLL(str(found))
     for name, arguments in _SIGNATURES.items():
         function = getattr(library, name)
         function.argtypes = arguments
