@@ -33,8 +33,8 @@ base() { # NAME PACKAGES
   mkdir -p build
   mmdebstrap --quiet --variant=minbase --include="$2" \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-    --dpkgopt='path-exclude=/usr/share/locale/*' "$debian" "$target.new"
-  mv "$target.new" "$target"
+    --dpkgopt='path-exclude=/usr/share/locale/*' "$debian" "build/new-$1.tar"
+  mv "build/new-$1.tar" "$target"
 }
 
 bases() {

@@ -15,9 +15,10 @@ from steelyard_operator.backends.registry import backend
 from steelyard_operator.backends.registry import unsupported as engine_unsupported
 from steelyard_operator.errors import UserError
 from steelyard_operator.kube.acting import Acting, Result, Scene, raise_first
+from steelyard_operator.kube.answers import Raw
 from steelyard_operator.kube.caches import Caches
 from steelyard_operator.kube.children import Children, is_leftover
-from steelyard_operator.kube.client import Client, Raw
+from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.errors import Conflict
 from steelyard_operator.kube.events import Events, Happening
 from steelyard_operator.kube.kinds import DEPLOYMENT, SECRET

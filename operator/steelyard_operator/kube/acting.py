@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from steelyard_operator.backends.base import Drain
 from steelyard_operator.kube import patches
+from steelyard_operator.kube.answers import Raw
 from steelyard_operator.kube.caches import Caches
 from steelyard_operator.kube.children import is_leftover, owner_words
-from steelyard_operator.kube.client import Client, Raw
+from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.errors import (
     ApiError,
     Changed,

@@ -21,7 +21,8 @@ from steelyard_operator.api.names import (
     SERVICE_LABEL,
     WORKER,
 )
-from steelyard_operator.kube.client import Client, Raw
+from steelyard_operator.kube.answers import Raw
+from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.informer import Held, Informer, Store
 from steelyard_operator.kube.kinds import (
     BUDGET,

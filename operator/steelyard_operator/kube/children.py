@@ -14,8 +14,9 @@ from typing import Any
 import orjson
 
 from steelyard_operator.api.names import APPLIED_ANNOTATION, KIND, SERVICE_LABEL
+from steelyard_operator.kube.answers import Raw
 from steelyard_operator.kube.caches import Caches, Child
-from steelyard_operator.kube.client import Client, Raw
+from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.errors import Conflict, NotFound, Refused
 from steelyard_operator.kube.informer import Held, controller_of
 from steelyard_operator.kube.kinds import Kind, kind_of

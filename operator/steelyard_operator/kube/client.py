@@ -13,19 +13,11 @@ import aiohttp
 import orjson
 
 from steelyard_operator.api.names import FIELD_MANAGER
+from steelyard_operator.kube.answers import Raw, change, decoded, lines
 from steelyard_operator.kube.credentials import Credentials
-from steelyard_operator.kube.errors import (
-    ApiError,
-    Expired,
-    Throttled,
-    Unreachable,
-    error_of,
-    words,
-)
+from steelyard_operator.kube.errors import Throttled, Unreachable, error_of, words
 from steelyard_operator.kube.kinds import Kind
 from steelyard_operator.kube.metrics import API_REQUESTS
-
-Raw = dict[str, Any]
 
 PAGE_SIZE = 500
 REQUEST_SECONDS = 30.0
@@ -203,9 +195,9 @@ class Client:
             ) as answer:
                 API_REQUESTS.labels("watch", kind.kind, str(answer.status)).inc()
                 if answer.status != 200:
-                    raise error_of(answer.status, _decoded(await answer.read()), None, what)
-                async for line in _lines(answer.content):
-                    yield _change(line, what)
+                    raise error_of(answer.status, decoded(await answer.read()), None, what)
+                async for line in lines(answer.content):
+                    yield change(line, what)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unreachable(f"{what}: {words(error)}") from error
 
@@ -279,41 +271,9 @@ class Client:
             API_REQUESTS.labels(verb, kind.kind, "none").inc()
             raise Unreachable(f"{what}: {words(error)}") from error
         API_REQUESTS.labels(verb, kind.kind, str(answer.status)).inc()
-        found = _decoded(content)
+        found = decoded(content)
         if answer.status >= 300:
             raise error_of(answer.status, found, answer.headers.get("Retry-After"), what)
         if not isinstance(found, dict):
             raise Unreachable(f"{what}: the answer is no JSON object")
         return found
-
-
-async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
-    """Yield lines of any length; aiohttp's own reader refuses those longer than its buffer."""
-    rest: list[bytes] = []
-    async for chunk in content.iter_any():
-        first, *others = chunk.split(b"\n")
-        rest.append(first)
-        for next_line in others:
-            line = b"".join(rest)
-            rest = [next_line]
-            if line:
-                yield line
-
-
-def _change(line: bytes, what: str) -> tuple[str, Raw]:
-    change = _decoded(line)
-    if not isinstance(change, dict) or "type" not in change:
-        raise Unreachable(f"{what}: a line is no JSON object")
-    if change["type"] != "ERROR":
-        return change["type"], change["object"]
-    status = change["object"]
-    error: ApiError = error_of(int(status.get("code") or 500), status, None, what)
-    # An old resource version is also said as "too old resource version" with other codes.
-    raise Expired(str(error), 410) if status.get("reason") in ("Expired", "Gone") else error
-
-
-def _decoded(content: bytes) -> Any:
-    try:
-        return orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return None

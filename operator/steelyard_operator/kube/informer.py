@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from steelyard_operator.kube.client import Client, Raw
+from steelyard_operator.kube.answers import Raw
+from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.errors import ApiError, Expired, NotFound, Refused
 from steelyard_operator.kube.kinds import Kind
 from steelyard_operator.kube.metrics import RELISTS

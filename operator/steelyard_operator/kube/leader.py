@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from steelyard_operator.errors import OperatorError
-from steelyard_operator.kube.client import Client, Raw
+from steelyard_operator.kube.answers import Raw
+from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.errors import ApiError, Conflict, NotFound, words
 from steelyard_operator.kube.kinds import LEASE
 from steelyard_operator.kube.metrics import LEADER

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from steelyard_operator.kube.client import Client, Raw
+from steelyard_operator.kube.answers import Raw
+from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.kinds import INFERENCE_SERVICE
 from steelyard_operator.kube.services import Services
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.v1alpha1 import InferenceService
+from steelyard_operator.kube.answers import Raw
 from steelyard_operator.kube.caches import Caches
 from steelyard_operator.kube.children import is_leftover, owner_words
-from steelyard_operator.kube.client import Client, Raw
+from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.errors import Conflict, NotFound
 from steelyard_operator.kube.informer import controller_of
 from steelyard_operator.kube.kinds import CONTROLLER_REVISION
