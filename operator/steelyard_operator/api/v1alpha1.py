@@ -58,7 +58,8 @@ class ModelSpec(ApiModel):
     package."""
 
     served_name: Annotated[str, Field(min_length=1, max_length=253)] | None = None
-    """servedName is the model's name in the API; the last part of uri where it is not given."""
+    """servedName is the model's name in the API; the last part of uri, without its revision or tag,
+    where it is not given."""
 
     max_model_len: PositiveInt32 | None = None
     """maxModelLen is the longest prompt plus output in tokens; the checkpoint's if not given."""
@@ -69,7 +70,12 @@ class ModelSpec(ApiModel):
     @property
     def name(self) -> str:
         """The name that requests use."""
-        return self.served_name or self.uri.rstrip("/").rsplit("/", 1)[-1]
+        if self.served_name:
+            return self.served_name
+        last = self.uri.rstrip("/").rsplit("/", 1)[-1]
+        if self.uri.startswith(("hf://", "oci://")):
+            last = last.partition("@")[0]
+        return last.partition(":")[0] if self.uri.startswith("oci://") else last
 
 
 class RuntimeSpec(ApiModel):
