@@ -9,11 +9,14 @@ from datetime import datetime, timedelta
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.optimisations import CompressionSpec
-from steelyard_operator.api.v1alpha1 import InferenceService
+from steelyard_operator.api.v1alpha1 import Backend, InferenceService
 from steelyard_operator.planning import reasons
 from steelyard_operator.planning.backoff import IMAGE_REASONS, failing
 from steelyard_operator.planning.desired import Desired
 from steelyard_operator.planning.observed import Observed, Pod
+
+# Rendered, but the runtime has no command yet that fetches them.
+NOT_FETCHED = frozenset(("hf", "s3"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,12 @@ def unsupported(service: InferenceService, backend: str | None) -> str | None:
     """
     if service.spec.compression != CompressionSpec():
         return "`spec.compression` is not served by this version; remove it"
+    scheme = service.spec.model.uri.partition("://")[0]
+    if scheme in NOT_FETCHED and service.spec.runtime.backend is Backend.NATIVE:
+        return (
+            f"`spec.model.uri` {scheme}:// is not fetched by this version; must be one of: "
+            "pvc://claim/path, oci://image, file:///path, package://distribution/file"
+        )
     return backend
 
 
