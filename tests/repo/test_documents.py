@@ -26,7 +26,7 @@ TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.
 # specification or a licence is cited from. Never a registry.
 HOSTS = re.compile(
     r"(127\.0\.0\.1|0\.0\.0\.0|10\.[0-9.]+|\[.*\]|localhost|[a-z]+[0-9]?|([a-z]+\.)*example(\.[a-z]+)?"
-    r"|\{.*|\$.*|[A-Z_]+|www\.apache\.org|github\.com|keepachangelog\.com|semver\.org|www\.w3\.org|json-schema\.org)(:.*)?"
+    r"|([a-z0-9-]+\.)+svc\.cluster\.local|\{.*|\$.*|[A-Z_]+|www\.apache\.org|github\.com|keepachangelog\.com|semver\.org|www\.w3\.org|json-schema\.org)(:.*)?"
 )
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.optimisations import CompressionSpec
-from steelyard_operator.api.v1alpha1 import Backend, InferenceService
+from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.planning import reasons
 from steelyard_operator.planning.backoff import IMAGE_REASONS, failing
 from steelyard_operator.planning.desired import Desired
@@ -38,7 +38,7 @@ def unsupported(service: InferenceService, backend: str | None) -> str | None:
     if service.spec.compression != CompressionSpec():
         return "`spec.compression` is not served by this version; remove it"
     scheme = service.spec.model.uri.partition("://")[0]
-    if scheme in NOT_FETCHED and service.spec.runtime.backend is Backend.NATIVE:
+    if scheme in NOT_FETCHED:
         return (
             f"`spec.model.uri` {scheme}:// is not fetched by this version; must be one of: "
             "pvc://claim/path, oci://image, file:///path, package://distribution/file"
