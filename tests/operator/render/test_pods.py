@@ -165,7 +165,7 @@ SOURCES = {
     "s3://bucket/folder/a.gguf": "file:///models/a.gguf",
     "pvc://claim/some/path": "file:///models/some/path",
     "oci://registry.example/model:1": "file:///models",
-    "file:///opt/a.gguf": "file:///opt/a.gguf",
+    "file:///data/a.gguf": "file:///data/a.gguf",
     "package://a/b.gguf": "package://a/b.gguf",
 }
 
