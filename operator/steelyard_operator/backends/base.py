@@ -67,7 +67,7 @@ class Container:
     startup: Probe
     readiness: Probe
     liveness: Probe
-    pre_stop: Sleep | Command | None = None
+    pre_stop: Sleep | Command
     """Only in a pod: local mode takes a process out of the membership file itself."""
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from steelyard_operator.backends.base import Container, Probe
+from steelyard_operator.backends.base import Container, Probe, Sleep
 from steelyard_operator.local.planning import (
     Action,
     GiveUp,
@@ -16,7 +16,7 @@ from steelyard_operator.local.planning import (
 
 PROBE = Probe("/health", 1, period_seconds=10, failure_threshold=6)
 STARTUP = Probe("/ready", 1, period_seconds=5, failure_threshold=100)
-A = Wanted("a", Container(("a",), {}, startup=STARTUP, readiness=PROBE, liveness=PROBE))
+A = Wanted("a", Container(("a",), {}, STARTUP, PROBE, PROBE, pre_stop=Sleep(0)))
 NOW = 1000.0
 
 CASES: dict[str, tuple[Seen | None, bool, list[Action]]] = {
