@@ -9,6 +9,8 @@ from typing import NoReturn
 
 from steelyard_operator import __version__
 from steelyard_operator.errors import OperatorError, UserError
+from steelyard_operator.preview.command import add_parsers
+from steelyard_operator.preview.command import run as preview
 
 WRONG_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -39,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         description="Run the operator; its settings are environment variables STEELYARD_*.",
         allow_abbrev=False,
     )
+    add_parsers(commands.add_parser)
     up = commands.add_parser(
         "up",
         help="run a service on this machine, without Kubernetes",
@@ -79,6 +82,8 @@ def main(arguments: Sequence[str] | None = None, *, runtime: Sequence[str] = ())
             return 0
         if given.command == "operator":
             return _operator()
+        if given.command in ("render", "plan"):
+            return preview(given)
         from steelyard_operator.local.up import Options, up
 
         return up(

@@ -73,8 +73,14 @@ class Credentials:
         )
 
 
-async def load(environment: Mapping[str, str] = os.environ) -> Credentials:
+async def load(
+    environment: Mapping[str, str] = os.environ, *, context: str | None = None
+) -> Credentials:
     """Find the credentials: KUBECONFIG, else the pod's ServiceAccount, else ~/.kube/config.
+
+    Args:
+        environment: where KUBECONFIG and HOME are looked up.
+        context: of the kubeconfig; its current one where it is not given.
 
     Raises:
         UserError: there are none.
@@ -94,7 +100,9 @@ async def load(environment: Mapping[str, str] = os.environ) -> Credentials:
                 # A kubeconfig with a warning is still one; kubectl is silent about these too.
                 warnings.simplefilter("ignore")
                 await config.load_kube_config(  # type: ignore[no-untyped-call]  # untyped package
-                    config_file=named or usual, client_configuration=configuration
+                    config_file=named or usual,
+                    context=context,
+                    client_configuration=configuration,
                 )
         else:
             raise UserError(
