@@ -44,7 +44,7 @@ async def _observe(service: InferenceService, context: str | None) -> Situation:
         workers = f"{mine},{COMPONENT_LABEL}={WORKER}"
         pods = await _list(client, POD, meta.namespace, workers, uid)
         revisions = await _list(client, CONTROLLER_REVISION, meta.namespace, mine, uid)
-        objects = {}
+        objects: dict[tuple[str, str], dict[str, Any]] = {}
         for kind in CHILDREN:
             try:
                 found = await _list(client, kind, meta.namespace, mine, uid)

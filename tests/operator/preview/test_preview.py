@@ -39,8 +39,9 @@ def test_an_empty_cluster_gets_everything(capsys: pytest.CaptureFixture[str]) ->
     assert main(["plan", str(SAMPLE), "--empty"]) == 0
 
     shown = capsys.readouterr().out
-    assert "+ smollm2-0, Prefill" in shown
-    assert "+ smollm2-1, Decode" in shown
+    pods = [line.split(", ")[:2] for line in shown.splitlines() if "worker in slot" in line]
+    assert sorted(name for name, _ in pods) == ["  + smollm2-0", "  + smollm2-1"]
+    assert sorted(role for _, role in pods) == ["Decode", "Prefill"]
     assert "+ Deployment smollm2-router" in shown
     assert "nothing" not in shown
 
