@@ -19,6 +19,9 @@ from harness.verdict import Verdict, complaints, failed, longest_gap, report
 ROOT = Path(__file__).parents[1]
 ANSWER_TOKENS = 96
 DECODE_WORKERS = 2  # so that a stream has another worker to go on
+# Two cores that also start workers write an answer in up to 45 s, and a stream that is cut at the
+# deadline and goes on elsewhere is told from one that was not drained at all by this alone.
+DRAIN_SECONDS = 120
 VERDICTS = pytest.StashKey[list[Verdict]]()
 Play = Callable[..., None]
 
@@ -107,7 +110,9 @@ def recorded(cluster: Cluster, service: Service) -> list[Question]:
 @pytest.fixture(scope="session")
 def ground(service: Service, recorded: list[Question]) -> Service:
     """The service with enough decode workers that a lost one leaves another."""
-    service.change({"decode": {"replicas": DECODE_WORKERS}})
+    service.change(
+        {"decode": {"replicas": DECODE_WORKERS}, "rollout": {"drainSeconds": DRAIN_SECONDS}}
+    )
     service.wait_steady()
     return service
 

@@ -114,7 +114,7 @@ def _delete(world: World, name: str) -> None:
         pods = world.kubectl.items("pods", world.service.selector)
         return all(_uid(pod) != uid for pod in pods)
 
-    wait_for(f"the end of pod {name}", gone, seconds=120)
+    wait_for(f"the end of pod {name}", gone, seconds=180)
     world.service.wait_steady()
 
 
