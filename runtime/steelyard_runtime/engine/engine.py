@@ -125,6 +125,10 @@ class Engine:
                 Output(request_id, [], finish_reason="error", error=message, error_status=status)
             )
 
+    def end_leases(self) -> None:
+        """Take exported blocks back; the decode workers that want them recompute."""
+        self._transfer.end_leases()
+
     def _drop(self, live: LiveRequest) -> None:
         aborted = self._scheduler.abort(live.sequence.request_id)
         if aborted is None:

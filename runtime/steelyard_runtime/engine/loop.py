@@ -135,6 +135,7 @@ class EngineLoop:
         elif self._clock_ns() >= deadline_ns:
             self._drain_deadline_ns = None
             self._engine.fail_all("the worker is draining and its deadline has passed", 503)
+            self._engine.end_leases()
 
     def _leave_snapshot(self) -> None:
         engine = self._engine

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.router.affinity import PrefixMemory
+from steelyard_runtime.router.drain import drain
 from steelyard_runtime.router.kubernetes_watch import EndpointSliceWatch, in_cluster
 from steelyard_runtime.router.listener import http_server, listen
 from steelyard_runtime.router.membership import MembershipFile, MembershipSource
@@ -38,10 +39,10 @@ async def running_router(
     client = WorkerClient(settings.worker_api_key, settings.connect_timeout_seconds)
     async with worker_session(settings.worker_api_key) as session:
         service = RouterService(settings, pool, memory, session, client)
-        runner = web.ServerRunner(
-            http_server(service.handle, settings.max_request_bytes), shutdown_timeout=0.1
-        )
+        server = http_server(service.handle, settings.max_request_bytes)
+        runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await runner.setup()
+        service.connections = lambda: len(server.connections)
         tasks = [
             asyncio.create_task(_follow(source, pool, service)),
             asyncio.create_task(service.sweeper.run()),
@@ -72,35 +73,35 @@ async def serve(settings: RouterSettings, source: MembershipSource) -> int:
         logger.info("listening", extra={"fields": {"host": settings.host, "port": port}})
         received = await signals.get()
         if received == signal.SIGTERM:
-            received = await _drain(service, settings.drain_timeout_seconds, signals)
+            received = await _drain(service, settings, signals)
     return EXIT_INTERRUPTED if received == signal.SIGINT else 0
 
 
 async def _drain(
-    service: RouterService, timeout_seconds: float, signals: "asyncio.Queue[signal.Signals]"
+    service: RouterService, settings: RouterSettings, signals: "asyncio.Queue[signal.Signals]"
 ) -> signal.Signals:
-    """Wait until nothing is in flight, or the time is over, or a second signal comes.
-
-    New requests are still served, on connections that close after them: a load balancer may not
-    know of another router yet.
-    """
-    service.draining = True
-    logger.info("draining", extra={"fields": {"in_flight": service.in_flight}})
-    idle = asyncio.create_task(service.idle.wait())
-    second = asyncio.create_task(signals.get())
-    done, pending = await asyncio.wait(
-        (idle, second), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+    """Drain; a second signal ends it at once. Returns the signal that counts."""
+    draining = asyncio.create_task(
+        drain(
+            service,
+            service.connections,
+            linger_seconds=settings.linger_seconds,
+            timeout_seconds=settings.drain_timeout_seconds,
+        )
     )
+    second = asyncio.create_task(signals.get())
+    done, pending = await asyncio.wait((draining, second), return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
-    logger.info("drained", extra={"fields": {"in_flight": service.in_flight}})
     return second.result() if second in done else signal.SIGTERM
 
 
 async def _follow(source: MembershipSource, pool: WorkerPool, service: RouterService) -> None:
-    async for members in source.watch():
+    failures = service.metrics.membership_failures
+    async for members in source.watch(lambda reason: failures.labels(reason).inc()):
         for worker in pool.apply(members):
             service.health.follow(worker)
+        service.membership_known = True
         logger.info("membership", extra={"fields": {"workers": [one.id for one in members]}})
 
 

@@ -36,6 +36,7 @@ class Call:
     tokens_per_chunk: float
     arrived_seconds: float
     failures: int = 0  # workers that failed under it
+    refused_since_seconds: float | None = None  # no engine has taken it since; None: one has
     failed_on: set[str] = field(default_factory=set)  # avoided while there are others
     busy_on: set[str] = field(default_factory=set)  # answered 429
     retry_after_seconds: int = 1

@@ -6,7 +6,7 @@ go straight to the transport: aiohttp's writer would cost as much again as the r
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aiohttp import HttpVersion11, web
 
@@ -26,6 +26,7 @@ class ClientStream:
     __slots__ = (
         "_chunked",
         "_clock",
+        "_closing",
         "_headers",
         "_request",
         "_response",
@@ -38,13 +39,16 @@ class ClientStream:
         request: web.BaseRequest,
         headers: Mapping[str, str],
         loop: asyncio.AbstractEventLoop,
+        closing: Callable[[], bool],
     ) -> None:
+        """Prepare an answer; `closing` tells whether its connection is to end with it."""
         self._request = request
         self._headers = headers
         self._response: web.StreamResponse | None = None
         self._transport: asyncio.Transport | None = None
         self._chunked = request.version >= HttpVersion11
         self._clock = loop.time
+        self._closing = closing
         self.last_write_seconds = loop.time()
 
     @property
@@ -69,6 +73,8 @@ class ClientStream:
         response = self._response = web.StreamResponse(headers=self._headers)
         if self._chunked:
             response.enable_chunked_encoding()
+        if self._closing():
+            response.force_close()
         try:
             await response.prepare(self._request)
         except ConnectionError:

@@ -70,6 +70,7 @@ def settings_from(given: argparse.Namespace, environment: Mapping[str, str]) -> 
         allowed_origins=given.allowed_origins,
         sse_keepalive_seconds=given.sse_keepalive_seconds,
         drain_timeout_seconds=given.drain_timeout_seconds,
+        linger_seconds=given.linger_seconds,
     )
 
 
@@ -97,6 +98,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--allowed-origins", type=_list, default=(), metavar="ORIGIN[,ORIGIN]", help="CORS")
     add("--sse-keepalive-seconds", type=_seconds, default=15.0, metavar="S")
     add("--drain-timeout-seconds", type=_seconds, default=30.0, metavar="S")
+    add(
+        "--linger-seconds", type=_pause, default=5.0, metavar="S", help="0: close idle ones at once"
+    )
     add("--log-level", choices=_LEVELS, default="info", metavar="LEVEL")
     return parser
 
@@ -134,13 +138,24 @@ class _Converter:
 
 
 def _seconds(value: str) -> float:
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not (math.isfinite(seconds) and 0 < seconds <= 1e6):
+    seconds = _number(value)
+    if not 0 < seconds <= 1e6:
         raise argparse.ArgumentTypeError(f"must be seconds above 0, got '{value}'")
     return seconds
+
+
+def _pause(value: str) -> float:
+    seconds = _number(value)
+    if not 0 <= seconds <= 1e6:
+        raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, got '{value}'")
+    return seconds
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
 
 
 def _bytes(value: str) -> int:

@@ -46,7 +46,8 @@ def _busy(call: Call) -> RequestError:
     )
 
 
-def _none_came(queue_timeout_seconds: float) -> RequestError:
+def none_came(queue_timeout_seconds: float) -> RequestError:
+    """Return the refusal of a request that no worker took in time."""
     return RequestError(
         f"No worker was ready within {queue_timeout_seconds:g} s.",
         status=503,
@@ -78,19 +79,20 @@ class Dispatcher:
         self.last_placement: Placement | None = None  # for `GET /router/workers`
 
     async def next_target(self, call: Call) -> Target:
-        """Choose workers for the call's next attempt; waits while none is there.
+        """Choose workers for the call's next attempt; waits while none is there or takes it.
 
         Raises:
             RequestError: 429 where all that could serve are busy, 503 where none appeared.
         """
         clock = asyncio.get_running_loop().time
-        started_seconds = clock()
+        refused_since = call.refused_since_seconds
+        started_seconds = clock() if refused_since is None else refused_since
         while True:
             waited_seconds = clock() - started_seconds
-            placement = self._place(call, waited_seconds)
-            if placement is not None:
-                return self._take(call, placement)
             remaining = self._settings.queue_timeout_seconds - waited_seconds
+            placement = self._place(call, waited_seconds)
+            if placement is not None and (remaining > 0 or refused_since is None):
+                return self._take(call, placement)
             if call.busy_on and (not call.committed or remaining <= 0):
                 raise _busy(call)
             if call.busy_on:
@@ -99,7 +101,7 @@ class Dispatcher:
                 call.busy_on.clear()
                 continue
             if remaining <= 0:
-                raise _none_came(self._settings.queue_timeout_seconds)
+                raise none_came(self._settings.queue_timeout_seconds)
             until_resort = self._settings.last_resort_seconds - waited_seconds
             pause = min(remaining, until_resort) if until_resort > 0 else remaining
             await self._pool.wait_for_change(pause + 0.001)

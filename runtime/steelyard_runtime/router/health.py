@@ -53,7 +53,7 @@ class HealthMonitor:
             self.eject(worker, "server errors", FIRST_BACKOFF_SECONDS)
 
     def lost(self, worker: Worker, reason: str) -> None:
-        """Note a refused or broken connection, or 503: eject, and probe at once."""
+        """Note a refused or broken connection: eject, and probe at once."""
         self.eject(worker, reason, 0.0)
 
     def eject(self, worker: Worker, reason: str, first_delay_seconds: float) -> None:

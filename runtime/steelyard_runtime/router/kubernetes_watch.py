@@ -5,6 +5,7 @@ An API server that is away changes nothing: the last membership stays, and the r
 
 import asyncio
 import logging
+import random
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -16,16 +17,23 @@ import orjson
 
 from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.router.endpoint_slices import SERVICE_LABEL, members
-from steelyard_runtime.router.membership import Member
+from steelyard_runtime.router.membership import Failed, Member, ignore
 
 logger = logging.getLogger(__name__)
 
+_KEPT = "endpoint slices cannot be read, the last membership stays"
+_IN_ITS_TIME = frozenset(("ended", "stale"))  # what a watch that lasted may end with
+
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 WATCH_SECONDS = 240  # then the server ends the watch, and the next goes on where it stopped
-SILENCE_SECONDS = 300.0
+# A connection that died without a word is found out; bookmarks come about once a minute.
+SILENCE_SECONDS = 90.0
 CONNECT_SECONDS = 5.0
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 10.0
+# A watch that ended sooner counts as a failure: the next one waits, and longer each time.
+STEADY_SECONDS = 10.0
 GONE = 410
+pause = asyncio.sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +93,10 @@ class EndpointSliceWatch:
         self._slices: dict[str, Mapping[str, Any]] = {}
         self._version = ""
 
-    async def watch(self) -> AsyncIterator[tuple[Member, ...]]:
-        """Yield the members at each change; errors are logged and tried again."""
-        backoff = FIRST_BACKOFF_SECONDS
+    async def watch(self, failed: Failed = ignore) -> AsyncIterator[tuple[Member, ...]]:
+        """Yield the members at each change; errors are logged, counted and tried again."""
+        clock = asyncio.get_running_loop().time
+        backoff = Backoff()
         last: tuple[Member, ...] | None = None
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_SECONDS, sock_read=SILENCE_SECONDS
@@ -95,24 +104,33 @@ class EndpointSliceWatch:
         connector = aiohttp.TCPConnector(ssl=self._server.tls())
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
             while True:
+                began_seconds = clock()
+                reason = "ended"
                 try:
                     async for _ in self._changes(session):
-                        backoff = FIRST_BACKOFF_SECONDS
                         now = members(self._slices.values(), *self._services)
                         if now != last:
                             last = now
                             yield now
-                    continue  # The server ended the watch in its time.
                 except _StaleError:
                     self._version = ""
-                    continue
-                except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError) as error:
-                    logger.warning(
-                        "endpoint slices cannot be read, the last membership stays",
-                        extra={"fields": {"why": f"{type(error).__name__}: {error}"[:300]}},
-                    )
-                await asyncio.sleep(backoff)
-                backoff = min(2 * backoff, LONGEST_BACKOFF_SECONDS)
+                    reason = "stale"
+                except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                    reason = "unreachable"
+                    if isinstance(error, ValueError):
+                        self._version = ""  # A refusal may be for the version.
+                    _warn(error)
+                except Exception:
+                    # An object of another form than ever seen: what is known serves on.
+                    self._version = ""
+                    reason = "malformed"
+                    logger.exception(f"{_KEPT}: an object is malformed")
+                if clock() - began_seconds >= STEADY_SECONDS:
+                    backoff = Backoff()
+                    if reason in _IN_ITS_TIME:
+                        continue
+                failed(reason)
+                await pause(backoff.next_seconds())
 
     async def _changes(self, session: aiohttp.ClientSession) -> AsyncIterator[None]:
         if not self._version:
@@ -154,6 +172,24 @@ class EndpointSliceWatch:
         elif kind != "BOOKMARK":
             self._slices[changed["metadata"]["name"]] = changed
         self._version = changed["metadata"]["resourceVersion"]
+
+
+class Backoff:
+    """Pauses that double up to a limit, each shortened by chance so that routers part company."""
+
+    def __init__(self) -> None:
+        self._seconds = FIRST_BACKOFF_SECONDS
+
+    def next_seconds(self) -> float:
+        """Return the next pause."""
+        seconds = self._seconds * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
+        self._seconds = min(2 * self._seconds, LONGEST_BACKOFF_SECONDS)
+        return seconds
+
+
+def _warn(error: Exception) -> None:
+    why = f"{type(error).__name__}: {error}"[:300]
+    logger.warning(_KEPT, extra={"fields": {"why": why}})
 
 
 async def _check(answer: aiohttp.ClientResponse) -> None:

@@ -5,7 +5,7 @@ Decides nothing about health. Another source (EndpointSlices) is another `Member
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
@@ -37,11 +37,22 @@ class _Document(msgspec.Struct):
     workers: list[Member]
 
 
+Failed = Callable[[str], None]
+
+
+def ignore(reason: str) -> None:
+    """Count no failure."""
+
+
 class MembershipSource(Protocol):
     """Where members come from."""
 
-    def watch(self) -> AsyncIterator[tuple[Member, ...]]:
-        """Yield the members now and again after each change; never ends by itself."""
+    def watch(self, failed: Failed = ignore) -> AsyncIterator[tuple[Member, ...]]:
+        """Yield the members now and again after each change; never ends by itself.
+
+        The first that it yields are all there are. Each reading that failed is told to `failed`
+        with a reason, a label of counters; the last members stay.
+        """
         ...
 
 
@@ -105,7 +116,7 @@ class MembershipFile:
             ) from None
         return parse_membership(content, f"membership file '{self._path}'")
 
-    async def watch(self) -> AsyncIterator[tuple[Member, ...]]:
+    async def watch(self, failed: Failed = ignore) -> AsyncIterator[tuple[Member, ...]]:
         """Yield the members at each change; wrong content keeps the last good one, logged once."""
         while True:
             try:
@@ -119,6 +130,7 @@ class MembershipFile:
                     if not self._path.exists():
                         self._stamp = None
                     logger.warning("membership kept: %s", error)
+                    failed("file")
                 else:
                     yield members
             await asyncio.sleep(self._poll_seconds)

@@ -72,6 +72,11 @@ class RouterMetrics:
         self.replays = self._counter(
             "replays", "Streams whose worker failed, continued on another.", "result"
         )
+        self.membership_failures = self._counter(
+            "membership_failures",
+            "Readings of the membership that failed; the last one stays.",
+            "reason",
+        )
         for decision in ("remote", "short", "warm", "no_prefill_worker", "unsuitable"):
             self.prefill_decisions.labels(decision)
         for result in ("done", "failed"):

@@ -177,6 +177,7 @@ class Proxy:
             Wait(self._sweeper, decode, None) as wait,
             self._upstream.post(decode, call.path, body, call.headers) as answer,
         ):
+            call.refused_since_seconds = None
             await client.open()
             first = None if call.first_token_seconds else partial(self._first_token, call, target)
             try:
@@ -220,7 +221,10 @@ class Proxy:
             return
         call.failed_on.add(worker_id)
         if isinstance(error, WorkerFailedError) and not error.reached:
-            return
+            if call.refused_since_seconds is None:
+                call.refused_since_seconds = asyncio.get_running_loop().time()
+            return  # It costs no attempt; the dispatcher bounds it by time.
+        call.refused_since_seconds = None
         call.failures += 1
         if call.failures >= self._max_attempts:
             raise RequestError(

@@ -58,9 +58,10 @@ class RouterService:
         self._keys = KeyRing(settings.api_keys)
         self._cors = CrossOrigin(settings.allowed_origins)
         self.draining = False
+        self.membership_known = False  # set after the first complete list of workers
         self.in_flight = 0
-        self.idle = asyncio.Event()  # set while nothing is in flight
-        self.idle.set()
+        self.last_kept_seconds = 0.0  # when a client was last told that its connection may stay
+        self.connections: Callable[[], int] = lambda: 0  # open ones of clients; `app.py` knows
         self.health = HealthMonitor(pool, session, settings.probe_timeout_seconds)
         self.metrics = RouterMetrics(settings.served_model_name, pool)
         self.sweeper = Sweeper(
@@ -68,6 +69,7 @@ class RouterService:
             stall_seconds=settings.stall_seconds,
             alive=self.health.alive,
             stalled=lambda worker: self.health.lost(worker, "stalled"),
+            tidy=client.close_old,
         )
         upstream = Upstream(client, self.health)
         self._dispatcher = Dispatcher(
@@ -99,16 +101,22 @@ class RouterService:
             "/router/workers": ("GET", self._workers),
         }
 
+    def begin_drain(self) -> None:
+        """Let each answer from now on end its connection."""
+        self.draining = True
+        self.last_kept_seconds = asyncio.get_running_loop().time()
+
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every error has OpenAI's shape."""
         request_id = _request_id(request)
         common = {"X-Request-Id": request_id, **self._cors.headers(request)}
         self.in_flight += 1
-        self.idle.clear()
+        reply: web.StreamResponse
         try:
             if self._cors.is_preflight(request):
-                return self._cors.preflight(request)
-            reply = await self._answer(request, request_id)
+                reply = self._cors.preflight(request)
+            else:
+                reply = await self._answer(request, request_id)
         except RequestError as error:
             reply = error_reply(error)
         except ClientGoneError:
@@ -129,12 +137,13 @@ class RouterService:
             )
         finally:
             self.in_flight -= 1
-            if not self.in_flight:
-                self.idle.set()
         if not reply.prepared:
             reply.headers.update(common)
-        if self.draining:
-            reply.force_close()
+            if self.draining:
+                reply.force_close()
+        if self.draining and reply.keep_alive is not False:
+            # Its head went out before: the client may send another request on this connection.
+            self.last_kept_seconds = asyncio.get_running_loop().time()
         self._count(request, request_id, reply.status)
         return reply
 
@@ -199,7 +208,7 @@ class RouterService:
         request[_CALL] = call  # for the log
         if call.checked.stream:
             common = {"X-Request-Id": request_id, **self._cors.headers(request)}
-            client = ClientStream(request, stream_headers(common), loop)
+            client = ClientStream(request, stream_headers(common), loop, lambda: self.draining)
             reply = await self._proxy.stream(call, client)
         else:
             reply = await self._proxy.whole(call)
@@ -210,9 +219,14 @@ class RouterService:
         return json_reply({"status": "ok"})
 
     async def _ready(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
-        ready = self.pool.decode_ready() and not self.draining
-        reason = "draining" if self.draining else "no decode worker"
-        return json_reply({"status": "ready" if ready else reason}, 200 if ready else 503)
+        status = "ready"
+        if self.draining:
+            status = "draining"
+        elif not self.membership_known:
+            status = "membership not read yet"
+        elif not self.pool.decode_ready():
+            status = "no decode worker"
+        return json_reply({"status": status}, 200 if status == "ready" else 503)
 
     async def _metrics_page(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         return web.Response(

@@ -41,4 +41,6 @@ class RouterSettings:
     allowed_origins: tuple[str, ...] = ()
     sse_keepalive_seconds: float = 15.0
     drain_timeout_seconds: float = 30.0
+    # How long a silent connection is kept while the router drains; within the drain's time.
+    linger_seconds: float = 5.0
     membership_poll_seconds: float = 0.2

@@ -61,6 +61,7 @@ class Sweeper:
         stall_seconds: float,
         alive: Callable[[Worker], Awaitable[bool]],
         stalled: Callable[[Worker], None],
+        tidy: Callable[[], None],
     ) -> None:
         self.streams: set[ClientStream] = set()
         self.waits: set[Wait] = set()
@@ -68,6 +69,7 @@ class Sweeper:
         self._stall_seconds = stall_seconds
         self._alive = alive
         self._stalled = stalled
+        self._tidy = tidy
         self._probes: dict[Worker, asyncio.Task[None]] = {}
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -78,6 +80,7 @@ class Sweeper:
         while True:
             await asyncio.sleep(pause)
             self._sweep(clock())
+            self._tidy()
 
     def _sweep(self, now_seconds: float) -> None:
         create_task = asyncio.get_running_loop().create_task

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import aiohttp
+import orjson
 
 from steelyard_runtime.errors import SteelyardError
-from steelyard_runtime.router.health import HealthMonitor
+from steelyard_runtime.router.health import FIRST_BACKOFF_SECONDS, HealthMonitor
 from steelyard_runtime.router.pool import Worker
 from steelyard_runtime.router.worker_client import ConnectError, WorkerClient
 from steelyard_runtime.router.worker_connection import Answer
@@ -19,14 +20,11 @@ from steelyard_runtime.router.worker_connection import Answer
 class WorkerFailedError(SteelyardError):
     """The worker could not serve; another may. `reason` is a label of counters."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, reached: bool = True) -> None:
+        """Name the failure; `reached`: an engine may have begun, so this may be its doing."""
         super().__init__(reason)
         self.reason = reason
-
-    @property
-    def reached(self) -> bool:
-        """Whether the worker may have begun; a refused connection costs no attempt."""
-        return self.reason != "connect"
+        self.reached = reached
 
 
 class WorkerBusyError(SteelyardError):
@@ -90,7 +88,7 @@ class Upstream:
             self._health.succeeded(worker)
         except ConnectError:
             self._health.lost(worker, "connect")
-            raise WorkerFailedError("connect") from None
+            raise WorkerFailedError("connect", reached=False) from None
         except ConnectionError:
             self._health.lost(worker, "disconnect")
             raise WorkerFailedError("disconnect") from None
@@ -104,13 +102,24 @@ class Upstream:
         if answer.status == 429:
             raise WorkerBusyError(answer.headers.get("retry-after", ""))
         if answer.status == 503:
-            self._health.lost(worker, "unavailable")
+            # Not at once: a worker that says ready and refuses would be asked in a tight loop.
+            self._health.eject(worker, "unavailable", FIRST_BACKOFF_SECONDS)
         elif answer.status >= 500:
             self._health.failed(worker)
         if answer.status >= 500:
-            raise WorkerFailedError(f"status_{answer.status}")
+            began = answer.status != 503 or not _refused_at_the_gate(body)
+            raise WorkerFailedError(f"status_{answer.status}", reached=began)
         content_type = answer.headers.get("content-type", "application/json")
         raise WorkerRefusedError(answer.status, body, content_type.partition(";")[0])
+
+
+def _refused_at_the_gate(body: bytes) -> bool:
+    """Whether a 503 says that the worker took no requests: its engine has not seen this one."""
+    try:
+        code = orjson.loads(body)["error"]["code"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return False
+    return isinstance(code, str) and (code == "draining" or code.startswith("worker_"))
 
 
 def forwarded_headers(request_id: str, headers: Mapping[str, str]) -> dict[str, str]:

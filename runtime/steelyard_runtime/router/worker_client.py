@@ -50,6 +50,18 @@ class WorkerClient:
             raise
         return answer
 
+    def close_old(self) -> None:
+        """Close what has been idle for long: a worker that ends waits for its connections."""
+        oldest_seconds = asyncio.get_running_loop().time() - _IDLE_SECONDS
+        for url, connections in list(self._idle.items()):
+            kept = [one for one in connections if one.idle_since_seconds > oldest_seconds]
+            for connection in connections[: len(connections) - len(kept)]:  # the oldest are first
+                connection.close()
+            if kept:
+                self._idle[url] = kept
+            else:
+                del self._idle[url]
+
     def close(self) -> None:
         """Close all idle connections."""
         for connections in self._idle.values():

@@ -1,5 +1,6 @@
 """What is not a completion but needs a worker: tokenising, versions, the model's length."""
 
+import asyncio
 import time
 
 import aiohttp
@@ -7,16 +8,18 @@ from aiohttp import web
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.bodies import read_body
-from steelyard_runtime.router.pool import WorkerPool
+from steelyard_runtime.router.dispatch import none_came
+from steelyard_runtime.router.pool import Worker, WorkerPool
 from steelyard_runtime.router.replies import json_reply
 from steelyard_runtime.router.settings import RouterSettings
 from steelyard_runtime.router.upstream import forwarded_headers
 
+RETRY_SECONDS = 0.25
 FORWARDED = {"/tokenize": "POST", "/detokenize": "POST", "/version": "GET"}
 
 
 class WorkerEndpoints:
-    """Asks any worker that is ready."""
+    """Asks any worker that is ready, and waits for one as completions do."""
 
     def __init__(
         self, settings: RouterSettings, pool: WorkerPool, session: aiohttp.ClientSession
@@ -27,38 +30,49 @@ class WorkerEndpoints:
         self._created = int(time.time())
 
     async def forward(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
-        """Let any worker answer what the router cannot: it has no tokenizer."""
+        """Let any worker answer what the router cannot: it has no tokenizer.
+
+        Raises:
+            RequestError: 503, no worker took it in time.
+        """
         body = (
             await read_body(request, self._settings.max_request_bytes)
             if request.method == "POST"
             else None
         )
         headers = forwarded_headers(request_id, request.headers)
-        timeout = aiohttp.ClientTimeout(total=self._settings.queue_timeout_seconds)
-        for worker in self._pool.workers:
-            if not worker.routable:
-                continue
-            try:
-                async with self._session.request(
-                    request.method,
-                    worker.url + request.path,
-                    data=body,
-                    headers=headers,
-                    timeout=timeout,
-                ) as answer:
-                    content = await answer.read()
-            except (aiohttp.ClientError, TimeoutError, OSError):
-                continue
-            return web.Response(
-                body=content, status=answer.status, content_type=answer.content_type
-            )
-        raise RequestError(
-            "No worker is ready.",
-            status=503,
-            code="no_worker",
-            kind="server_error",
-            retry_after_seconds=1,
-        )
+        clock = asyncio.get_running_loop().time
+        deadline_seconds = clock() + self._settings.queue_timeout_seconds
+        while (remaining_seconds := deadline_seconds - clock()) > 0:
+            for worker in self._pool.workers:
+                if worker.routable and (reply := await self._ask(worker, request, headers, body)):
+                    return reply
+            # A worker that is routable and does not answer changes nothing in the pool.
+            await self._pool.wait_for_change(min(remaining_seconds, RETRY_SECONDS))
+        raise none_came(self._settings.queue_timeout_seconds)
+
+    async def _ask(
+        self,
+        worker: Worker,
+        request: web.BaseRequest,
+        headers: dict[str, str],
+        body: bytes | None,
+    ) -> web.Response | None:
+        """Return the worker's answer; None where it is not there or takes no requests now."""
+        try:
+            async with self._session.request(
+                request.method,
+                worker.url + request.path,
+                data=body,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=self._settings.queue_timeout_seconds),
+            ) as answer:
+                content = await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return None
+        if answer.status == 503:
+            return None
+        return web.Response(body=content, status=answer.status, content_type=answer.content_type)
 
     async def models(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         """Answer `/v1/models`: one model, and the length that workers report for it."""

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.server.failures import as_request_error, error_response
+from steelyard_runtime.server.leaving import CLOSE_HEADER, Leaving
 from steelyard_runtime.server.request_ids import request_id
 
 log = logging.getLogger("steelyard_runtime.server.request")
@@ -47,8 +48,10 @@ class Access:
         keys: Keys,
         guarded: Callable[[str, str], bool],
         wanted: str = "a valid key",
+        leaving: Leaving | None = None,
     ) -> None:
         """Guard `app`; `wanted` is how refusals call what is wanted."""
+        self._leaving = leaving or Leaving()
         self._app = app
         self._wanted = wanted
         self._keys = keys
@@ -66,12 +69,16 @@ class Access:
         scope.setdefault("state", {}).update(request_id=identity, log=fields)
         echoed = (b"x-request-id", identity.encode())
         status = 0
+        leaving, kept = self._leaving, True
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, kept
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], echoed]
+                if leaving.began:
+                    message["headers"].append(CLOSE_HEADER)
+                    kept = False
             await send(message)
 
         try:
@@ -92,6 +99,8 @@ class Access:
                 raise
             await error_response(as_request_error(error))(scope, receive, send_with_id)
         finally:
+            if leaving.began and kept:
+                leaving.kept()
             quiet = scope["path"] in QUIET_PATHS and status in (200, 503)
             log.log(
                 logging.DEBUG if quiet else logging.INFO,

@@ -54,7 +54,8 @@ def build_app(worker: Worker) -> ASGIApp:
     add_token_endpoints(app, worker)
     _add_models(app, worker)
     _add_probes(app, worker)
-    guarded = Access(app, Keys(settings.api_keys), _is_guarded)
+    keys = Keys(settings.api_keys)
+    guarded = Access(app, keys, _is_guarded, leaving=worker.state.leaving)
     if not settings.allowed_origins:
         return guarded
     return CORSMiddleware(

@@ -46,13 +46,25 @@ port = count(0, 65535)
 
 def positive_seconds(value: str) -> float:
     """Accept a positive, finite number of seconds."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = math.nan
-    if not (math.isfinite(seconds) and 0 < seconds <= 1e6):
+    seconds = _number(value)
+    if not 0 < seconds <= 1e6:
         raise argparse.ArgumentTypeError(f"must be seconds above 0, got '{value}'")
     return seconds
+
+
+def pause_seconds(value: str) -> float:
+    """Accept a finite number of seconds, or none."""
+    seconds = _number(value)
+    if not 0 <= seconds <= 1e6:
+        raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, got '{value}'")
+    return seconds
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
 
 
 def byte_count(value: str) -> int:

@@ -18,6 +18,7 @@ from steelyard_runtime.server.flag_values import (
     byte_count,
     count,
     one_of,
+    pause_seconds,
     port,
     positive_seconds,
     text,
@@ -70,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--max-request-bytes", type=byte_count, default=10 * 1024**2, metavar="N")
     add("--sse-keepalive-seconds", type=positive_seconds, default=15.0, metavar="S")
     add("--drain-timeout-seconds", type=positive_seconds, default=30.0, metavar="S")
+    add("--linger-seconds", type=pause_seconds, default=5.0, metavar="S")
     add("--threads", type=count(1, 4096), metavar="N")
     levels = one_of("debug", "info", "warning", "error")
     add("--log-level", type=levels, default="info")
@@ -110,6 +112,7 @@ def parse(
         max_request_bytes=given.max_request_bytes,
         sse_keepalive_seconds=given.sse_keepalive_seconds,
         drain_timeout_seconds=given.drain_timeout_seconds,
+        linger_seconds=given.linger_seconds,
         max_num_seqs=given.max_num_seqs,
         max_waiting_requests=given.max_waiting_requests,
         chat_template=template,

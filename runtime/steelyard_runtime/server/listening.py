@@ -105,6 +105,11 @@ class HttpServer(uvicorn.Server):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), TICK_SECONDS)
 
+    @property
+    def has_connections(self) -> bool:
+        """Whether a client is connected."""
+        return bool(self.server_state.connections)
+
     async def close(self) -> None:
         """Close the port and, after a moment, its connections."""
         if self._task is not None:

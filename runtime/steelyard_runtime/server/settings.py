@@ -18,6 +18,7 @@ class ServerSettings:
     max_request_bytes: int = 10 * 1024 * 1024
     sse_keepalive_seconds: float = 15.0
     drain_timeout_seconds: float = 30.0
+    linger_seconds: float = 5.0  # how long a silent connection is kept after the drain
     max_num_seqs: int = 32
     max_waiting_requests: int = 256
     chat_template: str | None = None  # the text, already read from its file

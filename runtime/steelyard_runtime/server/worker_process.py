@@ -142,6 +142,17 @@ class WorkerProcess:
         return DRAINED if draining.done() and not draining.cancelled() else INTERRUPTED
 
     async def _drain(self) -> None:
+        deadline = time.monotonic() + self._settings.drain_timeout_seconds
+        await self._finish_requests()
+        state, linger_seconds = self._state, self._settings.linger_seconds
+        while (  # noqa: ASYNC110  # uvicorn tells nobody when a connection closes
+            self._servers[0].has_connections
+            and state.leaving.silent_seconds() < linger_seconds
+            and time.monotonic() < deadline
+        ):
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+
+    async def _finish_requests(self) -> None:
         try:
             async with asyncio.timeout(self._settings.drain_timeout_seconds):
                 await self._state.begin_shutdown()

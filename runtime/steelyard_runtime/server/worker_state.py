@@ -14,6 +14,7 @@ from steelyard_runtime.core.roles import Phase
 from steelyard_runtime.errors import EngineDeadError, RequestError
 from steelyard_runtime.ipc.messages import Ready
 from steelyard_runtime.server.engine_client import EngineClient
+from steelyard_runtime.server.leaving import Leaving
 from steelyard_runtime.server.metrics import WorkerMetrics
 
 STATE_TIMEOUT_SECONDS = 5.0
@@ -28,8 +29,8 @@ class WorkerState:
         self.engine = engine
         self.metrics = metrics
         self.open_requests = 0
+        self.leaving = Leaving()
         self._draining = False
-        self._stopping = False
         self._is_open = False
         self._last: dict[str, Any] = {
             "role": start_role,
@@ -58,7 +59,7 @@ class WorkerState:
         if not self._is_open:
             warm = engine.progress is not None and engine.progress.stage == "warmup"
             return Phase.WARMUP if warm else Phase.LOADING
-        if self._draining or self._stopping:
+        if self._draining or self.leaving.began:
             engine_drained = self._last["phase"] == Phase.DRAINED
             return Phase.DRAINED if engine_drained and not self.open_requests else Phase.DRAINING
         return Phase.READY
@@ -135,7 +136,7 @@ class WorkerState:
             RequestError: 409 for a lower epoch or while requests are in flight, 503 while loading.
         """
         self._require_engine()
-        if self._stopping:
+        if self.leaving.began:
             raise RequestError(
                 "the worker is shutting down; its role may not change",
                 status=409,
@@ -156,7 +157,7 @@ class WorkerState:
 
     async def begin_shutdown(self) -> None:
         """Stop admission for good (SIGTERM)."""
-        self._stopping = True
+        self.leaving.begin()
         self.metrics.phase = self.phase
         if self.engine.ready is not None and not self.engine.is_dead:
             self._take(await self.engine.call("drain", {}))

@@ -21,6 +21,7 @@ class Fault:
     """What goes wrong with one completion request."""
 
     status: int | None = None  # answer this instead
+    code: str | None = None  # of that answer
     retry_after: str | None = None
     die_before_answer: bool = False
     die_after_tokens: int | None = None  # break the connection
@@ -166,7 +167,8 @@ class FakeWorker:
         if fault.status is not None or not self.ready:
             status = fault.status or 503
             headers = {"Retry-After": fault.retry_after} if fault.retry_after else None
-            error = {"message": f"status {status}", "type": "server_error", "code": None}
+            code = fault.code if fault.status else f"worker_{self.phase}"
+            error = {"message": f"status {status}", "type": "server_error", "code": code}
             return web.json_response({"error": error}, status=status, headers=headers)
         if fault.stall_after_tokens == 0:
             await self.resume.wait()

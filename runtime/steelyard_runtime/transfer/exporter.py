@@ -103,6 +103,12 @@ class Exporter:
             for request_id in self._leases.expire():
                 self._ended(request_id, "expired")
 
+    def end_leases(self) -> None:
+        """End all leases; one whose bytes are being sent ends after them."""
+        for request_id in self._leases.request_ids():
+            if self._leases.end(request_id, "aborted"):
+                self._ended(request_id, "aborted")
+
     def _end(self, request_id: str, reason: str) -> bool:
         """End a lease; returns whether there was one."""
         if self._leases.get(request_id) is None:
@@ -167,9 +173,7 @@ class Exporter:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for request_id in self._leases.request_ids():
-            if self._leases.end(request_id, "aborted"):
-                self._ended(request_id, "aborted")
+        self.end_leases()
 
     async def _converse(self, sock: socket.socket) -> None:
         try:

@@ -114,6 +114,10 @@ class Transfer(Protocol):
         """Tell the prefill worker that a lease is not needed (the request never pulled)."""
         ...
 
+    def end_leases(self) -> None:
+        """End what is exported, whoever wants it; a `LeaseEnded` follows for each."""
+        ...
+
     def events(self) -> list[TransferEvent]:
         """Take the events that came since the last call; never blocks."""
         ...

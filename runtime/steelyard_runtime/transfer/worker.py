@@ -188,12 +188,13 @@ class TransferWorker:
         """Tell the prefill worker that a lease is not needed."""
         self._post(self._importer.release, remote)
 
+    def end_leases(self) -> None:
+        """End what is exported, whoever wants it."""
+        self._post(self._exporter.end_leases)
+
     def events(self) -> list[TransferEvent]:
         """Take the events that came since the last call; never blocks."""
-        taken: list[TransferEvent] = []
-        while self._events:
-            taken.append(self._events.popleft())
-        return taken
+        return [self._events.popleft() for _ in range(len(self._events))]
 
     def stats(self) -> tuple[dict[str, float], dict[str, float], dict[str, list[float]]]:
         """Gauges, counters and observations, in the form of `EngineStats`."""

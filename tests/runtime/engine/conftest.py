@@ -82,6 +82,10 @@ class ScriptedTransfer:
         """Note the cancellation."""
         self.calls.append(("cancel", request_id))
 
+    def end_leases(self) -> None:
+        """Note it; the test puts the events."""
+        self.calls.append(("end_leases",))
+
     def release(self, remote: RemotePrefill) -> None:
         """Note the release."""
         self.calls.append(("release", remote.request_id))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steelyard_runtime.testing.fake_worker import FakeWorker, Fault
-from steelyard_runtime.testing.router_service import LONG_PROMPT, chat, running_service
+from steelyard_runtime.testing.router_service import LONG_PROMPT, chat, eventually, running_service
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def test_concurrent_streams_are_exact_under_faults(tmp_path: Path, seed: i
         worker.faults.extend(chooser.choices(FAULTS, k=6))
     async with running_service(tmp_path, *workers, max_attempts=30) as running:
         seen = await asyncio.gather(*(running.stream(body) for body in BODIES))
-        await running.service.idle.wait()
+        await eventually(lambda: not running.service.in_flight)
         in_flight = [worker.in_flight for worker in running.service.pool.workers]
 
     assert all(one.ended for one in seen if one.status == 200)

@@ -1,6 +1,7 @@
 """The `router` command: flags, wrong input, start, drain."""
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -66,11 +67,11 @@ def test_required_flags_are_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 @contextmanager
 def process(
-    membership: Path, port: int, name: str = "m", **extra: object
+    membership: Path, port: int, name: str = "m", flags: tuple[str, ...] = (), **extra: object
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a router process."""
     command = [sys.executable, "-m", "steelyard_runtime.cli", "router", "--port", str(port)]
-    command += ["--membership-file", str(membership), "--served-model-name", name]
+    command += ["--membership-file", str(membership), "--served-model-name", name, *flags]
     started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **extra)  # type: ignore[call-overload]  # keywords of Popen
     try:
         yield started
@@ -159,12 +160,64 @@ async def test_drain_finishes_what_runs(membership: Path) -> None:
                 late = another.status
             worker.resume.set()
             stream = await answer.read()
+            # That answer's head was out before the signal: its connection may be used again.
+            async with client.post(url + CHAT, json=chat()) as again:
+                reused, connection = again.status, again.headers.get("Connection")
         _, errors = await asyncio.to_thread(router.communicate, timeout=10)
     await worker.kill()
 
     assert late == 200
+    assert (reused, connection) == (200, "close")
     assert stream.endswith(b"data: [DONE]\n\n")
     assert router.returncode == 0, errors
+
+
+def test_a_kept_connection_may_be_used_after_the_signal(membership: Path) -> None:
+    """An idle router answers a client that already has a connection, and only then ends."""
+    port = _free_port()
+    with process(membership, port) as router, _kept_connection(port) as client:
+        router.send_signal(signal.SIGTERM)
+        _wait_until_it_drains(router)
+        client.request("GET", "/health")
+        answer = client.getresponse()
+        answer.read()
+        router.wait(timeout=10)
+
+    assert (answer.status, answer.getheader("Connection")) == (200, "close")
+    assert router.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "flags", [("--linger-seconds", "0.1"), ("--drain-timeout-seconds", "0.1")], ids=" ".join
+)
+def test_a_silent_connection_is_closed_in_the_end(membership: Path, flags: tuple[str, ...]) -> None:
+    """A client that sends nothing more holds the process for the linger, within the drain."""
+    port = _free_port()
+    with process(membership, port, flags=flags) as router, _kept_connection(port) as client:
+        router.send_signal(signal.SIGTERM)
+        router.wait(timeout=4)  # The default linger is longer.
+        end = client.sock.recv(1)
+
+    assert (router.returncode, end) == (0, b"")
+
+
+@contextmanager
+def _kept_connection(port: int) -> Iterator[http.client.HTTPConnection]:
+    """A connection that has had one answer and stays open."""
+    _wait_until_it_answers(port)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    client.request("GET", "/health")
+    client.getresponse().read()
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _wait_until_it_drains(router: "subprocess.Popen[str]") -> None:
+    assert router.stderr is not None
+    while "draining" not in (line := router.stderr.readline()):
+        assert line, "the router ended"
 
 
 async def _until_draining(client: aiohttp.ClientSession, url: str) -> None:

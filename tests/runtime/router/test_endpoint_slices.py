@@ -79,6 +79,7 @@ class FakeApiServer:
         self.listed: list[dict[str, Any]] = []
         self.lists = 0
         self.refuse = False
+        self.last_words: bytes | None = None  # all that watches say before they end
         self.tokens: list[str] = []
         self.watchers: list[asyncio.Queue[bytes | None]] = []
         self.watching = asyncio.Event()
@@ -99,6 +100,9 @@ class FakeApiServer:
             return web.Response(body=orjson.dumps(body))
         answer = web.StreamResponse()
         await answer.prepare(request)
+        if self.last_words is not None:
+            await answer.write(self.last_words)
+            return answer
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.watchers.append(queue)
         self.watching.set()
@@ -181,6 +185,79 @@ async def test_changes_are_followed_through_ends_and_errors(
     await fake.push("DELETED", slice_of("s-decode", version=11))
     assert await following == ()
     await seen.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+
+
+class Failures:
+    """Reasons as they are counted, and a way to wait for them."""
+
+    def __init__(self) -> None:
+        self.queue = asyncio.Queue[str]()
+
+    def __call__(self, reason: str) -> None:
+        """Take one."""
+        self.queue.put_nowait(reason)
+
+    async def next(self, count: int) -> list[str]:
+        """Wait for so many."""
+        return [await self.queue.get() for _ in range(count)]
+
+
+@pytest.fixture
+async def following(
+    api: tuple[FakeApiServer, str], tmp_path: Path
+) -> AsyncIterator[tuple[FakeApiServer, AsyncIterator[tuple[Member, ...]], Failures]]:
+    """A watch that has listed one pod."""
+    fake, url = api
+    (tmp_path / "token").write_text("t")
+    fake.listed = [slice_of("s-decode", endpoint("s-1", "10.0.0.1", ready=True))]
+    server = ApiServer(url, tmp_path / "token", tmp_path)
+    failures = Failures()
+    seen = EndpointSliceWatch(server, "ns", "s-prefill", "s-decode").watch(failures)
+    assert [one.id for one in await anext(seen)] == ["s-1"]
+    yield fake, seen, failures
+    await seen.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("last_words", "reason"),
+    [(b"", "ended"), (b'{"type":"ERROR","object":{"code":410}}\n', "stale")],
+    ids=["ends-at-once", "410"],
+)
+async def test_watches_that_do_not_last_are_spaced(
+    following: Any, monkeypatch: pytest.MonkeyPatch, last_words: bytes, reason: str
+) -> None:
+    """A server whose watches end at once is asked less and less often, not in a loop."""
+    fake, seen, failures = following
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(kubernetes_watch, "pause", pause)
+    fake.last_words = last_words
+    waiting = asyncio.ensure_future(anext(seen))
+    assert await failures.next(8) == [reason] * 8
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+    assert all(0.5 * 2**n / 2 <= seconds <= 0.5 * 2**n for n, seconds in enumerate(pauses[:5]))
+    assert 5 <= pauses[7] <= 10
+
+
+@pytest.mark.anyio
+async def test_a_malformed_object_changes_nothing(
+    following: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no API server should send is counted; the membership stays, and is listed anew."""
+    monkeypatch.setattr(kubernetes_watch, "FIRST_BACKOFF_SECONDS", 0.01)
+    fake, seen, failures = following
+    waiting = asyncio.ensure_future(anext(seen))
+    await fake.push("MODIFIED", {**slice_of("s-decode", version=8), "endpoints": [7]})
+    assert await failures.next(1) == ["malformed"]
+    fake.listed = [slice_of("s-decode", endpoint("s-2", "10.0.0.2", ready=True))]
+
+    assert [one.id for one in await waiting] == ["s-2"]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,79 @@ async def test_draining_worker_is_left_until_ready(tmp_path: Path) -> None:
     assert len(first.seen) == 1
 
 
+async def test_refusals_of_draining_workers_cost_no_attempt(tmp_path: Path) -> None:
+    """A request that no engine has seen is sent on until a worker takes it."""
+    workers = [FakeWorker() for _ in range(6)]
+    async with running_service(tmp_path, *workers, max_attempts=2) as running:
+        for worker in workers:
+            worker.phase = "draining"
+        streaming = asyncio.create_task(running.stream(chat()))
+        await eventually(lambda: all(worker.seen for worker in workers))
+        workers[-1].phase = "ready"
+        streamed = await streaming
+
+    assert streamed.ended
+
+
+async def test_refusals_end_in_time(tmp_path: Path) -> None:
+    """Workers that say ready and refuse do not hold a request for ever; 503 says to come again."""
+    worker = FakeWorker()
+    async with running_service(tmp_path, worker, queue_timeout_seconds=0.5) as running:
+        worker.faults.extend([Fault(status=503, code="worker_draining")] * 1000)
+        status, document, headers = await running.post(chat())
+
+    assert (status, document["error"]["code"]) == (503, "no_worker")
+    assert headers["retry-after"] == "1"
+    assert len(worker.seen) < 10
+
+
+async def test_an_engine_that_died_under_requests_costs_attempts(tmp_path: Path) -> None:
+    """A 503 that does not come from the gate may be the request's own doing."""
+    worker = FakeWorker()
+    async with running_service(tmp_path, worker, max_attempts=2) as running:
+        worker.faults.extend([Fault(status=503, code="engine_dead")] * 2)
+        status, document, _ = await running.post(chat())
+
+    assert (status, document["error"]["code"]) == (502, "workers_failed")
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/version"])
+async def test_what_only_workers_know_waits_for_one(tmp_path: Path, path: str) -> None:
+    """Without a worker such a request is held like a completion, also where one refuses it."""
+    worker = FakeWorker()
+    async with running_service(tmp_path, worker) as running:
+        running.set_members(worker, phase="loading")
+        await eventually(lambda: not running.service.pool.decode_ready())
+        method = "GET" if path == "/version" else "POST"
+        asking = asyncio.create_task(running.client.request(method, running.url + path, data=b"{}"))
+        await eventually(lambda: running.service.in_flight == 1)
+        running.set_members(worker)
+        answer = await asking
+        answer.close()
+
+    assert answer.status == 200
+
+
+async def test_what_only_workers_know_is_refused_in_time(tmp_path: Path) -> None:
+    """No worker within the queue's time: 503."""
+    async with running_service(tmp_path, queue_timeout_seconds=0.1) as running:
+        status, document, _ = await running.post({"prompt": "x"}, "/tokenize")
+
+    assert (status, document["error"]["code"]) == (503, "no_worker")
+
+
+async def test_not_ready_before_the_first_membership(tmp_path: Path) -> None:
+    """A router that does not know its workers yet says so."""
+    async with running_service(tmp_path, FakeWorker()) as running:
+        running.service.membership_known = False
+        unknown = await running.get("/ready")
+        running.service.membership_known = True
+        known = await running.get("/ready")
+
+    assert unknown == (503, {"status": "membership not read yet"})
+    assert known == (200, {"status": "ready"})
+
+
 async def test_single_server_errors_do_not_eject(tmp_path: Path) -> None:
     """One 500 may be the request's fault; three in a row eject."""
     first, second = FakeWorker(), FakeWorker("prefill")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from steelyard_runtime.router import worker_client
 from steelyard_runtime.router.worker_client import ConnectError, WorkerClient
 from steelyard_runtime.testing.fake_worker import FakeWorker
 from steelyard_runtime.testing.router_service import CHAT, chat, eventually, running_service
@@ -78,6 +79,25 @@ async def test_framed_answers_are_read_and_the_connection_reused(
             assert (answer.status, body) == (200, b"abcdef")
         assert len(connections) == 1
         client.close()
+
+
+async def test_connections_that_are_idle_for_long_are_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are closed without a next request, and a young one stays."""
+    client = WorkerClient("", 1.0)
+    async with server(CHUNKED) as (url, connections):
+        answer = await client.post(url, "/x", b"{}", {})
+        await answer.read()
+        answer.close()
+        client.close_old()
+        await asyncio.sleep(0)
+        young = connections[0].transport.is_closing()
+        monkeypatch.setattr(worker_client, "_IDLE_SECONDS", 0.0)
+        client.close_old()
+        await eventually(connections[0].transport.is_closing)
+
+    assert not young
 
 
 async def test_relayed_bytes_are_those_of_the_body() -> None:

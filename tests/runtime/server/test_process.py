@@ -1,5 +1,6 @@
 """The worker as a process: signals, exit codes, the engine's end, a port in use."""
 
+import http.client
 import json
 import os
 import signal
@@ -49,7 +50,8 @@ class Process:
                     "-m",
                     "steelyard_runtime.testing.fake_engine_worker",
                     *("--model", model, "--served-model-name", "fake"),
-                    *("--port", "0", "--admin-port", "0", "--kv-port", "0", *flags),
+                    *("--port", "0", "--admin-port", "0", "--kv-port", "0"),
+                    *("--linger-seconds", "0", *flags),
                 ],
                 stderr=output,
                 env=environment,
@@ -147,6 +149,37 @@ def test_sigterm_finishes_streams_and_exits_0(start: Start) -> None:
     assert refused.status_code == 503
     assert process.wait() == 0
     until(lambda: is_gone(engine), "the engine has ended")
+
+
+def test_a_kept_connection_may_be_used_after_the_signal(start: Start) -> None:
+    """A drained worker answers a client that already has a connection, and only then ends."""
+    process = start("--linger-seconds", "20")
+    process.ready().close()
+    url = httpx.URL(process.url())
+    client = http.client.HTTPConnection(url.host, url.port, timeout=DEADLINE_SECONDS)
+    client.request("GET", "/health")
+    client.getresponse().read()
+    process.process.send_signal(signal.SIGTERM)
+    until(
+        lambda: any(line["message"] == "drained" for line in process.lines()),
+        "nothing is in flight",
+    )
+    client.request("GET", "/ready")
+    answer = client.getresponse()
+    answer.read()
+
+    assert (answer.status, answer.getheader("connection")) == (503, "close")
+    assert process.process.wait(10) == 0
+    client.close()
+
+
+def test_a_silent_connection_is_closed_in_the_end(start: Start) -> None:
+    """A client that sends nothing more holds the process for the linger."""
+    process = start("--linger-seconds", "0.1")
+    process.ready()
+    process.process.send_signal(signal.SIGTERM)
+
+    assert process.process.wait(4) == 0
 
 
 @pytest.mark.parametrize(

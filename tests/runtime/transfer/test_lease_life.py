@@ -41,6 +41,18 @@ def test_a_released_lease_ends_at_once(make_node, remote) -> None:
     assert prefill.wait_for(LeaseEnded, "r1").reason == "aborted"
 
 
+def test_all_leases_end_when_the_worker_says_so(make_node, remote) -> None:
+    """A drain whose time is over takes its blocks back, and the reader recomputes."""
+    prefill, decode = make_node(), make_node()
+    params = prefill.transfer.export("r1", [1], 16)
+    prefill.transfer.export("r2", [2], 16)
+    prefill.transfer.end_leases()
+    assert prefill.wait_for(LeaseEnded, "r1").reason == "aborted"
+    assert prefill.wait_for(LeaseEnded, "r2").reason == "aborted"
+    decode.transfer.pull("d1", remote(params), 0, [1], 16)
+    assert decode.wait_for(PullFailed, "d1").reason == "unknown_lease"
+
+
 def test_a_slow_pull_keeps_its_lease(make_node, remote) -> None:
     """A pull that takes longer than the lease keeps it by heartbeats until its deadline."""
     prefill = make_node(lease_seconds=0.4)
