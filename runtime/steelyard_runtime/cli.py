@@ -10,6 +10,7 @@ USAGE = """usage: steelyard-runtime COMMAND [FLAGS]
 
   serve      a worker: HTTP process and engine process
   router     the HTTP front of one service
+  fetch      bring a checkpoint from a hub or a bucket into a folder
   --version  print the version
 
 `steelyard-runtime COMMAND --help` lists the flags.
@@ -28,7 +29,17 @@ def _router(arguments: Sequence[str]) -> int:
     return router(arguments)
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"serve": _serve, "router": _router}
+def _fetch(arguments: Sequence[str]) -> int:
+    from steelyard_runtime.fetch.command import main as fetch
+
+    return fetch(arguments)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "serve": _serve,
+    "router": _router,
+    "fetch": _fetch,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

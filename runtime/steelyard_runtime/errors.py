@@ -5,6 +5,7 @@ SteelyardError
 │   └── CheckpointError  the checkpoint is missing, truncated, wrong or unsupported
 ├── RequestError         a request is wrong; carries its HTTP status and the offending field
 ├── EngineDeadError      the engine process ended; requests in flight answer 503
+├── FetchError           a checkpoint cannot be brought here; one sentence
 └── TransferError        a KV transfer failed; the request recomputes its prompt
 """
 
@@ -19,6 +20,14 @@ class ConfigError(SteelyardError):
 
 class CheckpointError(ConfigError):
     """The checkpoint is missing, truncated, wrong or of an unsupported kind."""
+
+
+class FetchError(SteelyardError):
+    """A checkpoint cannot be brought here; `passing`: the same may work later."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing
 
 
 class RequestError(SteelyardError):

@@ -15,9 +15,6 @@ from steelyard_operator.planning.backoff import IMAGE_REASONS, failing
 from steelyard_operator.planning.desired import Desired
 from steelyard_operator.planning.observed import Observed, Pod
 
-# Rendered, but the runtime has no command yet that fetches them.
-NOT_FETCHED = frozenset(("hf", "s3"))
-
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
@@ -37,12 +34,6 @@ def unsupported(service: InferenceService, backend: str | None) -> str | None:
     """
     if service.spec.compression != CompressionSpec():
         return "`spec.compression` is not served by this version; remove it"
-    scheme = service.spec.model.uri.partition("://")[0]
-    if scheme in NOT_FETCHED:
-        return (
-            f"`spec.model.uri` {scheme}:// is not fetched by this version; must be one of: "
-            "pvc://claim/path, oci://image, file:///path, package://distribution/file"
-        )
     return backend
 
 

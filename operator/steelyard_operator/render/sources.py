@@ -69,7 +69,9 @@ def source(service: InferenceService, settings: Settings, *, image: str) -> Sour
 
 def fetched_path(model: ModelSpec) -> str:
     """Return where `steelyard-runtime fetch` puts a checkpoint: a folder, or the one GGUF file."""
-    last = model.uri.rpartition("/")[2].partition("@")[0]
+    # A revision may have slashes; a key in a bucket may have an at sign.
+    path = model.uri.partition("@")[0] if model.uri.startswith("hf://") else model.uri
+    last = path.rpartition("/")[2]
     return f"{FOLDER}/{last}" if last.endswith(".gguf") else FOLDER
 
 

@@ -25,7 +25,10 @@ def resolve(uri: str) -> Path:
     elif scheme == "package":
         path = _package_path(uri, rest)
     else:
-        raise CheckpointError(f"model '{uri}' has the scheme '{scheme}'; it must be {ALLOWED}")
+        fetch = " (`steelyard-runtime fetch` brings it into one)" if scheme in ("hf", "s3") else ""
+        raise CheckpointError(
+            f"model '{uri}' has the scheme '{scheme}'; it must be {ALLOWED}{fetch}"
+        )
     if not path.exists():
         raise CheckpointError(f"model '{uri}': there is no file or directory at {path}")
     return path.resolve()
