@@ -1,6 +1,7 @@
 """The operator's process: it waits for the Lease, then kopf tells of resources and passes are done.
 
-kopf watches `InferenceService` objects and nothing else; no handler of it writes to them.
+Only the order in which things begin and end is here: what writes ends first, then the Lease is
+given back, then the rest ends, which may take its time.
 """
 
 import asyncio
@@ -10,22 +11,17 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import kopf
-
-from steelyard_operator.api.names import GROUP, PLURAL, VERSION
 from steelyard_operator.errors import OperatorError
 from steelyard_operator.kube import credentials
 from steelyard_operator.kube.acting import Acting
 from steelyard_operator.kube.caches import Caches
 from steelyard_operator.kube.children import Children
 from steelyard_operator.kube.client import Client
-from steelyard_operator.kube.errors import ApiError
 from steelyard_operator.kube.events import Events
-from steelyard_operator.kube.kinds import INFERENCE_SERVICE
 from steelyard_operator.kube.leader import Leadership
 from steelyard_operator.kube.queue import WorkQueue
 from steelyard_operator.kube.reporting import Reporting
@@ -33,15 +29,13 @@ from steelyard_operator.kube.revisions import Revisions
 from steelyard_operator.kube.services import Services
 from steelyard_operator.kube.serving import serving
 from steelyard_operator.kube.token import MasterKey, read_master_key
+from steelyard_operator.kube.watching import watch
 from steelyard_operator.kube.workers import Workers
 from steelyard_operator.reconcile import Parts, Reconciler
 from steelyard_operator.settings import Settings, from_environment
 
 log = logging.getLogger(__name__)
 
-# A whole number: kopf sends the first one as it is, and the API server takes no 300.0.
-WATCH_SERVER_SECONDS, WATCH_CLIENT_SECONDS = 300, 330
-CRD_AGAIN_SECONDS = 2.0
 LAST_PASSES_SECONDS = 20.0
 
 
@@ -95,12 +89,7 @@ async def _operate(settings: Settings, environment: Mapping[str, str]) -> int:
             if not await _before(stop, leadership.acquire()):
                 return 0
             log.info("%s: holds the Lease, epoch %d", identity, leadership.epoch)
-            try:
-                await _lead(process, stop)
-            finally:
-                # What ran has ended, so the next leader may begin.
-                await leadership.release()
-    log.info("%s: gave the Lease back", identity)
+            await _lead(process, stop)
     return 0
 
 
@@ -161,21 +150,28 @@ async def _lead(process: Process, stop: asyncio.Event) -> None:
     start("the Lease", process.leadership.keep())
     start("the caches", process.caches.run())
     work = start("the work queue", _work(process))
-    watching = start("kopf", _watch(process))
+    watching = start("kopf", _watch(process, stop))
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             if (error := task.exception()) is not None:
                 raise error
-        # kopf has its own handlers for the signals; it ends where ours would have been called.
-        if not done & {stopped, watching}:
+        if stopped not in done:
             raise OperatorError(f"{done.pop().get_name()} ended by itself")
         process.queue.close()
         await asyncio.wait({work}, timeout=LAST_PASSES_SECONDS)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _cancelled(task for task in tasks if task is not watching)
+        # What writes has ended, so the next leader may begin; kopf's end takes a while.
+        await process.leadership.release()
+        await _cancelled([watching])
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    ending = list(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)
 
 
 async def _work(process: Process) -> None:
@@ -184,56 +180,14 @@ async def _work(process: Process) -> None:
     await process.queue.run(process.reconciler, process.settings.max_concurrent_reconciles)
 
 
-async def _watch(process: Process) -> None:
-    """Let kopf tell of InferenceServices; the CRD must be there first, kopf looks for it once."""
-    namespace = process.settings.namespace
-    while True:
-        try:
-            async for _ in process.client.list_pages(INFERENCE_SERVICE, namespace, page_size=1):
-                break
-            break
-        except ApiError as error:
-            log.warning("waits for InferenceServices to be served: %s", error)
-            await asyncio.sleep(CRD_AGAIN_SECONDS)
-    await kopf.operator(
-        registry=handlers(process.services, process.credentials.connection),
-        settings=kopf_settings(),
-        standalone=True,
-        clusterwide=namespace is None,
-        namespaces=[namespace] if namespace else [],
+async def _watch(process: Process, stop: asyncio.Event) -> None:
+    await watch(
+        process.client,
+        process.settings.namespace,
+        process.services,
+        process.credentials.connection,
+        take_signals=lambda: _stop_at_signals(stop),
     )
-
-
-def handlers(
-    services: Services, connection: Callable[[], Awaitable[kopf.ConnectionInfo]]
-) -> kopf.OperatorRegistry:
-    """Return kopf's handlers: one call each."""
-    registry = kopf.OperatorRegistry()
-
-    @kopf.on.login(registry=registry)
-    async def login(**_: Any) -> kopf.ConnectionInfo:
-        return await connection()
-
-    # `on.create` and its like would write an annotation per change; a daemon adds a finalizer.
-    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    async def saw(type: str | None, body: kopf.Body, **_: Any) -> None:
-        services.saw(type, dict(body))
-
-    return registry
-
-
-def kopf_settings() -> kopf.OperatorSettings:
-    """Return how kopf runs: it looks for nothing, posts nothing, and notices dead connections."""
-    settings = kopf.OperatorSettings()
-    settings.scanning.disabled = True
-    settings.posting.enabled = False
-    settings.watching.server_timeout = WATCH_SERVER_SECONDS
-    settings.watching.client_timeout = WATCH_CLIENT_SECONDS
-    settings.watching.connect_timeout = 10.0
-    settings.networking.request_timeout = 30.0
-    settings.networking.connect_timeout = 10.0
-    settings.process.ultimate_exiting_timeout = None
-    return settings
 
 
 async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

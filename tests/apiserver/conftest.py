@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import yaml
 
+from steelyard_operator.testing.cluster import CORE, Cluster
+
 ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds/steelyard.dev_inferenceservices.yaml"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -47,7 +49,9 @@ class ApiServer:
     certificate: Path
     programs: Path
 
-    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Reply:
+    def call(
+        self, method: str, path: str, body: Any = None, content_type: str = "application/json"
+    ) -> Reply:
         """Send one request; any status is an answer."""
         request = urllib.request.Request(
             self.url + path,
@@ -55,7 +59,7 @@ class ApiServer:
             data=None if body is None else json.dumps(body).encode(),
             headers={
                 "Authorization": f"Bearer {self.token}",
-                "Content-Type": "application/json",
+                "Content-Type": content_type,
                 "Accept": "application/json",
             },
         )
@@ -179,6 +183,27 @@ def api(empty_api: ApiServer) -> ApiServer:
 
     wait_until(established, lambda: True, CRD)
     return empty_api
+
+
+@pytest.fixture(scope="session")
+def system(api: Any) -> Any:
+    """An API server with the operator's own namespace."""
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "steelyard-system"}}
+    assert api.call("POST", "/api/v1/namespaces", body).status in (201, 409)
+    return api
+
+
+@pytest.fixture
+def cluster(system: Any) -> Cluster:
+    """A namespace of the test's own."""
+    name = f"test-{secrets.token_hex(4)}"
+    body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    assert system.call("POST", "/api/v1/namespaces", body).status == 201
+    found = Cluster(system, name)
+    # The admission of pods waits for it; the controller that makes it does not run here.
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}}
+    found.call("POST", CORE, "serviceaccounts", account)
+    return found
 
 
 def wait_until(condition: Any, alive: Any, log: Path) -> None:

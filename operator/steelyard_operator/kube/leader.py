@@ -1,6 +1,6 @@
 """One operator at a time, by a Lease: taken, renewed, given back.
 
-Its `leaderTransitions` grows with each holder and is the epoch of every order to a worker. A Lease
+Its `leaseTransitions` grows with each holder and is the epoch of every order to a worker. A Lease
 alone stops nobody who was paused; workers refuse orders of an older epoch.
 """
 
@@ -63,8 +63,10 @@ class Leadership:
         while True:
             try:
                 async with asyncio.timeout(self._lease_seconds):
+                    # Before the write: a process that is stopped in between must not count anew.
+                    began = self._clock()
                     if await self._try():
-                        self._renewed_at = self._clock()
+                        self._renewed_at = began
                         LEADER.set(1)
                         return
             except Conflict:
@@ -79,9 +81,9 @@ class Leadership:
         Raises:
             LeadershipLostError: another holds it, or it could not be renewed for too long.
         """
-        interval = self._lease_seconds / 3
+        pause = self._lease_seconds / 3
         while True:
-            await asyncio.sleep(interval)
+            await asyncio.sleep(pause)
             left = self._renewed_at + self._lease_seconds * 2 / 3 - self._clock()
             began = self._clock()
             try:
@@ -90,12 +92,15 @@ class Leadership:
                     if not await self._try():
                         raise LeadershipLostError("another operator has taken the Lease")
                 self._renewed_at = began
+                pause = self._lease_seconds / 3
             except (ApiError, TimeoutError) as error:
                 log.warning("the Lease was not renewed: %s", words(error))
                 if self._clock() >= self._renewed_at + self._lease_seconds * 2 / 3:
                     raise LeadershipLostError(
                         f"the Lease was not renewed for {self._lease_seconds * 2 / 3:.0f} s"
                     ) from error
+                # Soon again: one lost answer, or a race with our own `raise_epoch`, loses nothing.
+                pause = self._lease_seconds / 15
 
     async def raise_epoch(self, above: int) -> None:
         """Make the epoch greater than one that a worker has seen: the Lease was deleted once.
@@ -119,6 +124,8 @@ class Leadership:
                 await self._client.replace(LEASE, {**self._lease, "spec": spec})
         except (ApiError, TimeoutError) as error:
             log.warning("the Lease was not given back: %s", words(error))
+        else:
+            log.info("%s: gave the Lease back", self._identity)
         self._lease = None
 
     async def _try(self) -> bool:

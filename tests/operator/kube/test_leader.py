@@ -1,5 +1,6 @@
 """Who holds the Lease, for how long, and which epoch that is."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -19,10 +20,14 @@ class Leases:
     def __init__(self) -> None:
         self.lease: dict[str, Any] | None = None
         self.away = False
+        self.failures = 0
+        self.written: asyncio.Queue[None] = asyncio.Queue()
 
     async def get(self, *_: Any) -> dict[str, Any]:
-        """Return the Lease."""
-        if self.away:
+        """Return the Lease; an answer takes a moment, as a real one."""
+        await asyncio.sleep(0.001)
+        if self.away or self.failures > 0:
+            self.failures -= 1
             raise Unreachable("away")
         if self.lease is None:
             raise NotFound("none")
@@ -39,6 +44,7 @@ class Leases:
         assert self.lease is not None
         if body["metadata"]["resourceVersion"] != self.lease["metadata"]["resourceVersion"]:
             raise Conflict("newer")
+        self.written.put_nowait(None)
         return self._keep(body)
 
     def _keep(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -57,6 +63,16 @@ def leases() -> Leases:
 def claim(leases: Leases, name: str, **more: Any) -> Leadership:
     """A claim of one process."""
     return Leadership(leases, "ns", name, lease_seconds=LEASE_SECONDS, **more)  # type: ignore[arg-type]  # a stand-in
+
+
+async def two_writes(leases: Leases, keeping: asyncio.Task[None]) -> None:
+    """Wait until the Lease was written twice, and end the claim that must go on until then."""
+    for _ in range(2):
+        write = asyncio.create_task(leases.written.get())
+        await asyncio.wait({write, keeping}, return_when=asyncio.FIRST_COMPLETED)
+        assert not keeping.done(), keeping.exception()
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def test_each_holder_has_a_higher_epoch(leases: Leases) -> None:
@@ -102,6 +118,56 @@ async def test_a_holder_that_cannot_renew_ends_before_the_lease_does(leases: Lea
     leases.away = True
 
     with pytest.raises(LeadershipLostError, match="was not renewed"):
+        await one.keep()
+
+
+async def test_one_failed_renewal_loses_nothing(leases: Leases) -> None:
+    """It is tried again soon enough that the claim goes on."""
+    one = claim(leases, "one")
+    await one.acquire()
+    leases.failures = 1
+    keeping = asyncio.create_task(one.keep())
+
+    await two_writes(leases, keeping)
+
+    assert leases.failures == 0
+
+
+async def test_a_race_with_our_own_raised_epoch_loses_nothing(leases: Leases) -> None:
+    """The Lease was written by us between the reading and the renewal."""
+    one = claim(leases, "one")
+    await one.acquire()
+    read = leases.get
+
+    async def overtaken(*arguments: Any) -> dict[str, Any]:
+        found = await read(*arguments)
+        leases.get = read  # type: ignore[method-assign]  # only once
+        await one.raise_epoch(41)
+        return found
+
+    leases.get = overtaken  # type: ignore[method-assign]
+    keeping = asyncio.create_task(one.keep())
+    await two_writes(leases, keeping)
+
+    assert one.epoch == 42
+
+
+async def test_the_claim_counts_from_before_the_write(leases: Leases) -> None:
+    """A process that is stopped while it takes the Lease does not count from its waking."""
+    now = [0.0]
+    one = claim(leases, "one", clock=lambda: now[0])
+    create = leases.create
+
+    async def slow(*arguments: Any) -> dict[str, Any]:
+        found = await create(*arguments)
+        now[0] += 100.0
+        return found
+
+    leases.create = slow  # type: ignore[method-assign]
+    await one.acquire()
+
+    leases.away = True
+    with pytest.raises(LeadershipLostError):
         await one.keep()
 
 
