@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +22,7 @@ from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.errors import Conflict
 from steelyard_operator.kube.events import Events, Happening
 from steelyard_operator.kube.kinds import DEPLOYMENT, SECRET
+from steelyard_operator.kube.memory import LONGEST_REFUSAL_SECONDS, Memory
 from steelyard_operator.kube.metrics import RECONCILE_SECONDS, RECONCILES
 from steelyard_operator.kube.queue import Key
 from steelyard_operator.kube.reporting import Reporting
@@ -29,11 +30,11 @@ from steelyard_operator.kube.revisions import Revisions
 from steelyard_operator.kube.services import Services
 from steelyard_operator.kube.token import MasterKey
 from steelyard_operator.kube.workers import Workers
-from steelyard_operator.planning.actions import CreatePod, Plan
+from steelyard_operator.planning.actions import CreatePod, Plan, StartDrain
 from steelyard_operator.planning.desired import Desired
 from steelyard_operator.planning.desiring import desired
 from steelyard_operator.planning.observed import Observed
-from steelyard_operator.planning.planner import plan
+from steelyard_operator.planning.planner import only_finish, plan
 from steelyard_operator.planning.status import status, unreadable
 from steelyard_operator.planning.trouble import unsupported
 from steelyard_operator.render.children import children
@@ -46,20 +47,7 @@ from steelyard_operator.settings import Settings
 SOON_SECONDS = 1.0
 RESYNC_SECONDS = 600.0
 FOREIGN_SLOT_SECONDS = 60.0
-FIRST_REFUSAL_SECONDS, LONGEST_REFUSAL_SECONDS = 5.0, 60.0
 SECRET_AGAIN_SECONDS = 30.0
-
-
-@dataclass(slots=True)
-class Memory:
-    """What is remembered of a service between passes; losing it costs requests, nothing else."""
-
-    refused: str | None = None
-    refusals: int = 0
-    refused_until: float = float("-inf")
-    foreign_slots: dict[int, tuple[float, str]] = field(default_factory=dict)
-    foreign: tuple[str, ...] = ()
-    secret_at: float = float("-inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +117,30 @@ class Reconciler:
             decode_revision=revision_hash(service, Role.DECODE),
             deleting=meta.get("deletionTimestamp") is not None,
         )
-        the_plan = plan(want, seen, self._now()) if refusal is None else Plan()
+        served = refusal is None or want.deleting
+        planned = plan if served else only_finish
+        the_plan = planned(want, seen, self._now())
+        drains = any(isinstance(action, StartDrain) for action in the_plan.actions)
+        if drains and not want.deleting:
+            # Who leaves hangs on who is least busy now, and figures of idle passes are old.
+            seen, scene = await self._observe(owner, service, memory, fresh=True)
+            the_plan = planned(want, seen, self._now())
         result = Result()
-        if not want.suspended and refusal is None:
-            result = await self._apply(scene, service, the_plan, want=want, memory=memory)
+        if not want.suspended:
+            result = await self._apply(
+                scene, service, the_plan, want=want, memory=memory, served=served
+            )
             seen = replace(
-                seen, foreign=_foreign(memory), refused=memory.refused
+                seen,
+                foreign=memory.all_foreign,
+                refused=memory.refused,
+                refused_object=memory.refused_object,
             )  # the status says at once what came of the plan
         # A wait for quota is no news for as long as nothing was made.
         waits = [RESYNC_SECONDS, the_plan.look_again_after_seconds]
         waits += [SOON_SECONDS if result.late or result.failed else None]
         waits += [memory.refused_until - self._clock() if memory.refused else None]
+        waits += [LONGEST_REFUSAL_SECONDS if memory.refused_object else None]
         made = status(
             service,
             generation=int(meta["generation"]),
@@ -159,7 +160,7 @@ class Reconciler:
         return max(0.0, min(wait for wait in waits if wait is not None))
 
     async def _observe(
-        self, owner: Owner, service: InferenceService, memory: Memory
+        self, owner: Owner, service: InferenceService, memory: Memory, *, fresh: bool = False
     ) -> tuple[Observed, Scene]:
         parts = self._parts
         await parts.acting.adopt(owner)
@@ -179,16 +180,17 @@ class Reconciler:
         } | {slot: (now + FOREIGN_SLOT_SECONDS, said) for slot, said in others.items()}
         token = parts.master_key.token(owner.uid)
         drain = backend(service.spec.runtime.backend).drain
-        states = await parts.workers.states(pods, drain=drain, token=token)
+        states = await parts.workers.states(pods, drain=drain, token=token, fresh=fresh)
         routers = parts.caches.children[DEPLOYMENT].of(owner.namespace, owner.name)
         seen = Observed(
             pods=pods,
             states=states,
             revisions=parts.revisions.of(owner),
             router=next((r.record.router for r in routers if r.controller == owner.uid), None),
-            foreign=_foreign(memory),
+            foreign=memory.all_foreign,
             foreign_slots=frozenset(memory.foreign_slots),
             refused=memory.refused,
+            refused_object=memory.refused_object,
         )
         return seen, Scene(owner, token, drain, states)
 
@@ -200,11 +202,13 @@ class Reconciler:
         *,
         want: Desired,
         memory: Memory,
+        served: bool,
     ) -> Result:
         """Children first, with the budget that the plan needs; then what pods are made from."""
         parts, owner, now = self._parts, scene.owner, self._clock()
         create = now >= memory.refused_until
-        if not want.deleting:
+        memory.refused_object = None
+        if served and not want.deleting:
             rendered = children(
                 owner,
                 service,
@@ -220,23 +224,14 @@ class Reconciler:
             create = create and not applied.leftovers and problem is None
             creating = create and any(isinstance(a, CreatePod) for a in the_plan.actions)
             await self._ensure_secret(scene, creating, memory)
-            if applied.refused:
-                memory.refused = applied.refused[0]
+            memory.refused_object = next(iter(applied.refused), None)
         result = await parts.acting.act(scene, the_plan, create=create)
         for slot, said in result.foreign_slots.items():
             memory.foreign_slots[slot] = (now + FOREIGN_SLOT_SECONDS, said)
-        self._note_refusal(memory, result)
+        memory.note(result, self._clock())
         if not create:
             result.late += now >= memory.refused_until
         return result
-
-    def _note_refusal(self, memory: Memory, result: Result) -> None:
-        if result.refused is not None:
-            delay = min(FIRST_REFUSAL_SECONDS * 2.0**memory.refusals, LONGEST_REFUSAL_SECONDS)
-            memory.refused, memory.refusals = result.refused, memory.refusals + 1
-            memory.refused_until = self._clock() + delay
-        elif result.created or self._clock() >= memory.refused_until:
-            memory.refused, memory.refusals = None, 0
 
     async def _ensure_secret(self, scene: Scene, creating: bool, memory: Memory) -> None:
         """Make the token's Secret where a pod may need it; whether it is there cannot be read."""
@@ -270,10 +265,10 @@ class Reconciler:
         return RESYNC_SECONDS
 
     async def _warn(self, owner: Owner, memory: Memory) -> None:
-        for sentence in _foreign(memory):
+        for sentence in memory.all_foreign:
             await self._parts.events.tell(owner, Happening("NameTaken", sentence, "Applying", True))
-        if memory.refused:
-            happening = Happening("Refused", memory.refused, "Applying", True)
+        for refused in filter(None, (memory.refused, memory.refused_object)):
+            happening = Happening("Refused", refused, "Applying", True)
             await self._parts.events.tell(owner, happening)
 
     def _live_router(self, owner: Owner) -> Mapping[str, Any] | None:
@@ -284,10 +279,6 @@ class Reconciler:
         self._memories.pop(uid, None)
         self._parts.children.forget(uid)
         self._parts.reporting.forget(uid)
-
-
-def _foreign(memory: Memory) -> tuple[str, ...]:
-    return (*memory.foreign, *(said for _, said in memory.foreign_slots.values()))
 
 
 def _plain(found: InferenceServiceStatus | None) -> dict[str, Any]:

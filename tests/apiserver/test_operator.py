@@ -46,7 +46,14 @@ def test_a_service_gets_everything_that_it_needs(operated: Cluster) -> None:
     assert operated.names(CORE, "services") == ["demo-decode", "demo-prefill", "demo-router"]
     assert operated.names(APPS, "deployments") == ["demo-router"]
     assert len(operated.names(APPS, "controllerrevisions")) == 1
-    assert operated.names(CORE, "secrets") == ["demo-token"]
+    (secret,) = operated.names(CORE, "secrets")
+    mounted = {
+        v["secret"]["secretName"]
+        for p in operated.pods()
+        for v in p["spec"]["volumes"]
+        if "secret" in v
+    }
+    assert mounted == {secret}
     budgets = operated.names(BUDGETS, "poddisruptionbudgets")
     assert budgets == ["demo-router", "demo-workers"]
     policies = operated.names(POLICIES, "networkpolicies")
@@ -173,6 +180,19 @@ def test_quota_is_a_reason_and_passes(operated: Cluster) -> None:
     eventually(lambda: len(operated.pods()) == 2, "two pods")
 
 
+def test_a_kind_that_the_cluster_lacks_is_a_reason(operated: Cluster) -> None:
+    """Without the Gateway API its route is refused, for as long as that is so; workers are made."""
+    operated.apply(router={"gateway": {"parentRef": {"name": "front"}}})
+
+    refused = eventually(
+        lambda: "HTTPRoute" in (found := operated.condition("Reconciling"))["message"] and found,
+        "the status says why",
+    )
+    assert (refused["status"], refused["reason"]) == ("True", "RefusedByApiServer")
+    eventually(lambda: len(operated.pods()) == 2, "two pods")
+    assert "HTTPRoute" in operated.condition("Reconciling")["message"]
+
+
 def test_a_worker_drains_before_it_is_deleted(operated: Cluster) -> None:
     """Labels off, then POST /drain with the epoch, then nothing in flight, then DELETE."""
     spec = {"prefill": {"replicas": 1}, "decode": {"replicas": 2}}
@@ -192,11 +212,15 @@ def test_a_worker_drains_before_it_is_deleted(operated: Cluster) -> None:
             return all(x.get("steelyard.dev/kv-fingerprint") == "f" * 16 for x in labels)
 
         eventually(fingerprinted, "every pod has its fingerprint")
+        # The least busy one leaves, as it is now and not as it was when it became ready.
+        busy, idle = sorted(n for n, worker in workers.items() if worker.role == "decode")
+        workers[busy].in_flight, workers[idle].in_flight = 5, 1
         operated.edit({"spec": {"decode": {"replicas": 1}}})
         leaving = eventually(
             lambda: [name for name, worker in workers.items() if worker.orders], "a drain"
         )
         (name,) = leaving
+        assert name == idle
         order = workers[name].orders[0]
         labels = operated.call("GET", CORE, f"pods/{name}")["metadata"]["labels"]
         assert not {"steelyard.dev/decode", "steelyard.dev/prefill"} & set(labels)
@@ -205,6 +229,10 @@ def test_a_worker_drains_before_it_is_deleted(operated: Cluster) -> None:
 
         meta = operated.call("GET", CORE, f"pods/{name}")["metadata"]
         assert "deletionTimestamp" not in meta
+
+        # What this version cannot serve ends no drain and begins none.
+        operated.edit({"spec": {"compression": {"weights": "INT4"}}})
+        eventually(lambda: operated.condition("Stalled")["reason"] == "NotSupported", "Stalled")
         workers[name].in_flight = 0
         eventually(
             lambda: "deletionTimestamp" in operated.call("GET", CORE, f"pods/{name}")["metadata"],
@@ -212,6 +240,7 @@ def test_a_worker_drains_before_it_is_deleted(operated: Cluster) -> None:
         )
         operated.ends(name)
         eventually(lambda: len(operated.pods()) == 2, "two pods")
+        assert [n for n, worker in workers.items() if worker.orders] == [name]
     finally:
         for worker in workers.values():
             worker.close()

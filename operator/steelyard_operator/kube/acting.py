@@ -131,8 +131,7 @@ class Acting:
         """Take over pods with our label that nobody controls."""
         for held in self._pods.of(owner.namespace, owner.name):
             if held.controller is None and not held.record.deleting:
-                operations = adoption(owner, held.uid, held.resource_version)
-                await self._patch(owner, held.record, operations)
+                await self._patch(owner, held.record, adoption(owner, held))
 
     async def _one(self, scene: Scene, action: Action, result: Result) -> None:
         name = type(action).__name__

@@ -47,6 +47,8 @@ class Held(Generic[Record]):
     """The uid of the controlling owner."""
     controller_name: str
     """Its kind and name, as in `Job/nightly`."""
+    owned: bool
+    """It has owner references, controlling or not."""
     record: Record
 
 
@@ -115,6 +117,7 @@ class Store(Generic[Record]):
             service=(meta.get("labels") or {}).get(self._label, ""),
             controller=controller.get("uid"),
             controller_name=f"{controller.get('kind')}/{controller.get('name')}",
+            owned=bool(meta.get("ownerReferences")),
             record=record,
         )
         if old is not None:

@@ -17,7 +17,7 @@ from steelyard_operator.kube.caches import Caches
 from steelyard_operator.kube.children import is_leftover, owner_words
 from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.errors import Conflict, NotFound
-from steelyard_operator.kube.informer import controller_of
+from steelyard_operator.kube.informer import Held, controller_of
 from steelyard_operator.kube.kinds import CONTROLLER_REVISION
 from steelyard_operator.planning.observed import Revision
 from steelyard_operator.render.names import revision_name
@@ -92,7 +92,7 @@ class Revisions:
         """Take over revisions that nobody controls: the resource was deleted without them."""
         for held in self._caches.revisions.of(owner.namespace, owner.name):
             if held.controller is None:
-                operations = adoption(owner, held.uid, held.resource_version)
+                operations = adoption(owner, held)
                 answer = await self._client.patch(
                     CONTROLLER_REVISION, held.namespace, held.name, operations
                 )
@@ -135,10 +135,17 @@ class Revisions:
             self._templates.popitem(last=False)
 
 
-def adoption(owner: Owner, uid: str, resource_version: int) -> list[Mapping[str, Any]]:
-    """Return the JSON patch that makes us the controller of an object that has none."""
+def adoption(owner: Owner, held: Held[Any]) -> list[Mapping[str, Any]]:
+    """Return the JSON patch that makes us the controller of an object; other owners stay."""
+    path, ours = "/metadata/ownerReferences", owner.reference()
+    add = (
+        {"op": "add", "path": f"{path}/-", "value": ours}
+        if held.owned
+        else {"op": "add", "path": path, "value": [ours]}
+    )
+    version = str(held.resource_version)
     return [
-        {"op": "test", "path": "/metadata/uid", "value": uid},
-        {"op": "test", "path": "/metadata/resourceVersion", "value": str(resource_version)},
-        {"op": "add", "path": "/metadata/ownerReferences", "value": [owner.reference()]},
+        {"op": "test", "path": "/metadata/uid", "value": held.uid},
+        {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+        add,
     ]

@@ -85,15 +85,21 @@ class Workers:
             await self._session.close()
 
     async def states(
-        self, pods: Iterable[Pod], *, drain: Drain, token: str
+        self, pods: Iterable[Pod], *, drain: Drain, token: str, fresh: bool = False
     ) -> dict[str, WorkerState]:
         """Return what the workers say, by pod uid; one that does not answer is missing.
 
         Workers that start, drain or were never asked are waited for. The others are asked in the
         background once in a while: a pass must not wait for what changes nothing.
+
+        Args:
+            pods: the workers' pods.
+            drain: how they are asked.
+            token: the service's.
+            fresh: ask and wait for all of them: a decision hangs on how busy each is now.
         """
         running = [pod for pod in pods if pod.ip and pod.phase == "Running"]
-        urgent = [pod for pod in running if _urgent(pod, drain) and self._may_ask(pod)]
+        urgent = [pod for pod in running if (fresh or _urgent(pod, drain)) and self._may_ask(pod)]
         for pod in running:
             if pod not in urgent and self._due(pod):
                 task = asyncio.create_task(self._ask(pod, drain, token))

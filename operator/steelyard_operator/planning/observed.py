@@ -101,3 +101,5 @@ class Observed:
     """Slots whose name a foreign pod holds."""
     refused: str | None = None
     """What the API server said to the last pod that it did not admit (quota, policy)."""
+    refused_object: str | None = None
+    """The same for an object other than a pod, or why its kind is not known."""

@@ -71,6 +71,19 @@ def plan(want: Desired, seen: Observed, now: datetime) -> Plan:
     )
 
 
+def only_finish(want: Desired, seen: Observed, now: datetime) -> Plan:
+    """Return what goes on for a resource that this version cannot serve as it is written.
+
+    As with a rollout that does not start, workers that serve go on serving and nothing new is made;
+    workers that drain already finish and go.
+    """
+    return Plan(
+        tuple(drain_steps(want, seen, now)),
+        min_available=_min_available(seen, ()),
+        look_again_after_seconds=_look_again(want, seen, now),
+    )
+
+
 def serving(seen: Observed, role: Role) -> list[Pod]:
     """Return the pods that take requests for a role."""
     return [p for p in seen.pods if role in p.roles and p.ready and not p.deleting]

@@ -62,6 +62,8 @@ def troubles(
         )
     if seen.refused is not None:
         yield Trouble(reasons.QUOTA, f"a pod was not admitted: {seen.refused}")
+    if seen.refused_object is not None:
+        yield Trouble(reasons.QUOTA, f"an object was not admitted: {seen.refused_object}")
     for pod in seen.pods:
         if pod.deleting or pod.ready:
             continue

@@ -7,6 +7,8 @@ from steelyard_operator.api.names import Role
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.settings import Settings
 
+UID_DIGITS = 8
+
 
 def pod_name(service: str, slot: int) -> str:
     """Return the name of the worker in a budget slot."""
@@ -37,9 +39,13 @@ def workers_name(service: str) -> str:
     return f"{service}-workers"
 
 
-def token_secret_name(service: str) -> str:
-    """Return the name of the Secret with the service's token."""
-    return f"{service}-token"
+def token_secret_name(service: str, uid: str) -> str:
+    """Return the name of the Secret with the token of one service.
+
+    The token is the uid's: a service that is made again under the name of one that was deleted
+    must not mount the old Secret, which is collected later.
+    """
+    return f"{service}-token-{uid[:UID_DIGITS]}"
 
 
 def revision_name(service: str, revision: str) -> str:

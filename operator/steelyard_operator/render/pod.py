@@ -9,8 +9,9 @@ from typing import Any
 
 from steelyard_operator.api.names import ATTEMPT_ANNOTATION, REVISION_LABEL, Role
 from steelyard_operator.render.labels import role_labels
-from steelyard_operator.render.names import pod_name
+from steelyard_operator.render.names import pod_name, token_secret_name
 from steelyard_operator.render.owner import Owner
+from steelyard_operator.render.volumes import with_token
 
 
 def worker_pod(
@@ -33,6 +34,10 @@ def worker_pod(
         attempt: how many pods failed in this slot before it.
     """
     meta = template["metadata"]
+    spec = copy.deepcopy(template["spec"])
+    if "volumes" in spec:
+        # A template outlives its service: what an orphan was made from names no token of ours.
+        spec["volumes"] = with_token(spec["volumes"], token_secret_name(owner.name, owner.uid))
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -43,5 +48,5 @@ def worker_pod(
             "annotations": {**meta.get("annotations", {}), ATTEMPT_ANNOTATION: str(attempt)},
             "ownerReferences": [owner.reference()],
         },
-        "spec": copy.deepcopy(template["spec"]),
+        "spec": spec,
     }

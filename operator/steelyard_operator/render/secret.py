@@ -14,7 +14,7 @@ def token_secret(owner: Owner, token: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": metadata(owner, token_secret_name(owner.name), WORKER),
+        "metadata": metadata(owner, token_secret_name(owner.name, owner.uid), WORKER),
         "type": "Opaque",
         "immutable": True,  # The token is the same for ever, and kubelets need not watch it.
         "stringData": {TOKEN_KEY: token},

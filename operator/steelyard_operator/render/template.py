@@ -45,7 +45,7 @@ def worker_template(service: InferenceService, settings: Settings, role: Role) -
     model = source(service, settings, image=image if native else settings.worker_image)
     mounts = [tmp(), *model.mounts, pod_labels()]
     if native:
-        mounts.append(token(name))  # It opens the admin port, and signs the side channel's frames.
+        mounts.append(token())  # It opens the admin port, and signs the side channel's frames.
     if workers.tensor_parallel > 1:
         mounts.append(shared_memory())
     overrides = workers.pod_template

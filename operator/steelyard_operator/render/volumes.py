@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from steelyard_operator.render.names import token_secret_name
-
 TMP = "/tmp"  # noqa: S108  # a volume of the container's own, not the machine's
 SHARED_MEMORY = "/dev/shm"  # noqa: S108  # the same
 TOKEN_FOLDER = "/var/run/steelyard/token"  # noqa: S105  # a path
+TOKEN_VOLUME = "token"  # noqa: S105  # the name of a volume
 TOKEN_KEY = "token"  # noqa: S105  # a file's name
 TOKEN_FILE = f"{TOKEN_FOLDER}/{TOKEN_KEY}"
 LABELS_FOLDER = "/var/run/steelyard/pod"
@@ -46,9 +45,19 @@ def shared_memory() -> Mounted:
     return Mounted(volume, SHARED_MEMORY, read_only=False)
 
 
-def token(service: str) -> Mounted:
-    """The service's token."""
-    return secret_file("token", token_secret_name(service), TOKEN_KEY, TOKEN_FILE)
+def token() -> Mounted:
+    """The service's token; which Secret it is in is known when a pod is made (`with_token`)."""
+    return secret_file(TOKEN_VOLUME, "", TOKEN_KEY, TOKEN_FILE)
+
+
+def with_token(volumes: list[dict[str, Any]], secret: str) -> list[dict[str, Any]]:
+    """Return a pod's volumes with the Secret that its token is in."""
+    return [
+        {**volume, "secret": {**volume["secret"], "secretName": secret}}
+        if volume["name"] == TOKEN_VOLUME and "secret" in volume
+        else volume
+        for volume in volumes
+    ]
 
 
 def secret_file(volume: str, secret: str, key: str, path: str) -> Mounted:

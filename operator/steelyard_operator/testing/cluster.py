@@ -124,6 +124,7 @@ class Worker:
 
     def __init__(self, ip: str, role: str) -> None:
         self.in_flight = 0
+        self.role = role
         self.orders: list[tuple[str, dict[str, Any]]] = []
         state = {"role": role, "phase": "ready", "fingerprint": "f" * 64, "epoch": 0}
         worker = self

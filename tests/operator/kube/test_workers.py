@@ -61,6 +61,17 @@ async def test_a_serving_worker_is_not_waited_for(server: Any, workers: Workers)
     assert (first, second, len(server.asked)) == ({}, {}, 1)
 
 
+async def test_a_decision_waits_for_every_worker(server: Any, workers: Workers) -> None:
+    """Who is least busy is asked at the time, also where an older answer is known."""
+    server.says({**STATE, "inFlight": 9})
+    server.says({**STATE, "inFlight": 1})
+
+    first = await workers.states([SERVING], drain=Drain.ADMIN, token="t", fresh=True)
+    second = await workers.states([SERVING], drain=Drain.ADMIN, token="t", fresh=True)
+
+    assert (first["uid-0"].in_flight, second["uid-0"].in_flight) == (9, 1)
+
+
 async def test_a_silent_worker_is_left_alone_for_a_while(server: Any, workers: Workers) -> None:
     """An address that does not answer must not cost a timeout in every pass."""
     server.says({}, 500)

@@ -11,7 +11,7 @@ from steelyard_operator.planning.actions import (
     Resume,
     StartDrain,
 )
-from steelyard_operator.planning.planner import plan
+from steelyard_operator.planning.planner import only_finish, plan
 from steelyard_operator.testing import NOON, pod, saw, state, wanted
 
 P, D = Role.PREFILL, Role.DECODE
@@ -42,6 +42,16 @@ def test_a_new_service_gets_its_workers_in_the_lowest_slots() -> None:
         ("create", "1", "decode", "new"),
         ("create", "2", "prefill", "new"),
     ]
+
+
+def test_what_cannot_be_served_keeps_its_workers_and_ends_its_drains() -> None:
+    """As in a rollout that does not start: nothing is made, nothing that serves is given up."""
+    seen = saw(pod(0, D), pod(1, None), states={1: state(D, "drained")})
+
+    made = only_finish(wanted(2, 2, revision="unsupported"), seen, NOON)
+
+    assert short(made.actions) == [("DeletePod", "demo-1", "Replaced")]
+    assert made.look_again_after_seconds is not None
 
 
 def test_a_service_as_wanted_needs_nothing() -> None:

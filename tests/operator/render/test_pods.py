@@ -1,6 +1,7 @@
 """Pods of workers: what a slot, a role and a revision add, and what a resource may override."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from steelyard_operator.api.names import Role
 from steelyard_operator.render.names import endpoint_url, pod_name, slot_of
 from steelyard_operator.render.pod import worker_pod
+from steelyard_operator.render.secret import token_secret
 from steelyard_operator.render.template import worker_template
 from steelyard_operator.settings import Settings
 
@@ -44,7 +46,27 @@ def test_a_role_is_labels_alone(a_service: Any, owner: Any, role: Role, expected
     assert pod["metadata"]["labels"]["steelyard.dev/revision"] == "abc"
     assert pod["metadata"]["annotations"]["steelyard.dev/attempt"] == "2"
     assert pod["metadata"]["name"] == "s-3"
-    assert pod["spec"] == worker_template(a_service(), SETTINGS, Role.DECODE)["spec"]
+    other = worker_template(a_service(), SETTINGS, Role.DECODE)
+    decode = worker_pod(owner, other, slot=0, role=Role.DECODE, revision="abc", attempt=0)
+    assert pod["spec"] == decode["spec"]
+
+
+def test_a_pod_mounts_the_token_of_its_own_resource(a_service: Any, owner: Any) -> None:
+    """One that is made again at once finds the old Secret still there, under another name."""
+    template = worker_template(a_service(), SETTINGS, Role.PREFILL)
+    again = replace(owner, uid="99999999-0000")
+
+    pods = [
+        worker_pod(each, template, slot=0, role=Role.BOTH, revision="a", attempt=0)
+        for each in (owner, again)
+    ]
+
+    mounted = [
+        next(v["secret"]["secretName"] for v in pod["spec"]["volumes"] if v["name"] == "token")
+        for pod in pods
+    ]
+    assert mounted == [token_secret(each, "t")["metadata"]["name"] for each in (owner, again)]
+    assert mounted[0] != mounted[1]
 
 
 def test_a_pod_is_not_tied_to_its_template(a_service: Any, owner: Any) -> None:
