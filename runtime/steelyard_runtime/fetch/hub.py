@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from huggingface_hub import HfApi, hf_hub_url
+from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -53,7 +53,7 @@ class HubSource:
         self._repository = "/".join(parts[:2])
         self._inside = "/".join(parts[2:])
         self._revision = revision or "main"
-        self._endpoint = environment.get("HF_ENDPOINT") or "https://huggingface.co"
+        self._endpoint = environment.get("HF_ENDPOINT") or constants.ENDPOINT
         self._token = environment.get("HF_TOKEN") or False
         self._host = urlsplit(self._endpoint).netloc or self._endpoint
         self._commit = self._revision
