@@ -15,10 +15,10 @@ from steelyard_operator.api.meta import (
     DecimalString,
     Int32,
     Int64,
-    ObjectName,
     Text,
     keyed_by,
 )
+from steelyard_operator.api.plan_status import PlanStatus, Workers
 
 REASON_PATTERN = r"^[A-Z][A-Za-z0-9]*$"
 MAX_DECISIONS = 10
@@ -49,14 +49,6 @@ class ConditionStatus(StrEnum):
     TRUE = "True"
     FALSE = "False"
     UNKNOWN = "Unknown"
-
-
-class PlanKind(StrEnum):
-    """What a plan changes."""
-
-    SCALE = "Scale"
-    FLIP = "Flip"
-    ROLLOUT = "Rollout"
 
 
 class Condition(ApiModel):
@@ -146,44 +138,6 @@ class CostStatus(ApiModel):
 
     window_seconds: Int32 = 0
     """windowSeconds is the time over which was measured."""
-
-
-class Workers(ApiModel):
-    """A number of workers of each role."""
-
-    prefill: Int32
-    """prefill workers."""
-
-    decode: Int32
-    """decode workers."""
-
-
-class PlanStatus(ApiModel):
-    """The change that is under way; its steps are derived from it, never stored."""
-
-    id: Annotated[str, Field(min_length=1, max_length=64)]
-    """id of the plan."""
-
-    epoch: Int64
-    """epoch orders plans; a worker refuses orders of an older one."""
-
-    kind: PlanKind
-    """kind of the change: Scale, Flip or Rollout."""
-
-    source: Workers
-    """source is what there was."""
-
-    target: Workers
-    """target is what there will be."""
-
-    pods: Annotated[list[ObjectName], Field(max_length=1024, json_schema_extra=ATOMIC)] = []
-    """pods are the uids of the workers that the plan moves or ends."""
-
-    start_time: AwareDatetime
-    """startTime is when the plan was written."""
-
-    deadline_time: AwareDatetime
-    """deadlineTime is when the plan is rolled back."""
 
 
 class DecisionInputs(ApiModel):
@@ -276,7 +230,7 @@ class InferenceServiceStatus(ApiModel):
     """cost of the tokens that were served."""
 
     plan: PlanStatus | None = None
-    """plan is the change that is under way."""
+    """plan is the change that is under way, or the last one."""
 
     decisions: Annotated[
         list[Decision], Field(max_length=MAX_DECISIONS, json_schema_extra=ATOMIC)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from steelyard_operator.api.names import Role
 from steelyard_operator.backends.base import Drain
 from steelyard_operator.kube import patches
 from steelyard_operator.kube.answers import Raw
@@ -41,6 +42,7 @@ from steelyard_operator.planning.actions import (
     Plan,
     RequestDrain,
     Resume,
+    SetRole,
     StartDrain,
 )
 from steelyard_operator.planning.observed import Pod, WorkerState
@@ -183,12 +185,10 @@ class Acting:
                         epoch=await self._epoch(scene, pod),
                         token=scene.token,
                     )
-            case Resume(pod=pod, role=role):
-                if scene.drain is Drain.ADMIN:
-                    await self._workers.set_role(
-                        pod, role=role, epoch=await self._epoch(scene, pod), token=scene.token
-                    )
-                await self._patch(owner, pod, patches.serve(pod, role))
+            case SetRole(pod=pod, role=role) | Resume(pod=pod, role=role):
+                await self._set_role(scene, pod, role)
+                if isinstance(action, Resume) and role not in pod.roles:
+                    await self._patch(owner, pod, patches.serve(pod, role))
             case DeletePod(pod=pod):
                 answer = await self._client.delete(
                     POD,
@@ -203,6 +203,12 @@ class Acting:
                     self._pods.remove(pod.uid)
             case DeleteRevision(name=name):
                 await self._revisions.delete(owner, name)
+
+    async def _set_role(self, scene: Scene, pod: Pod, role: Role) -> None:
+        if scene.drain is Drain.ADMIN:
+            await self._workers.set_role(
+                pod, role=role, epoch=await self._epoch(scene, pod), token=scene.token
+            )
 
     async def _create(self, owner: Owner, action: CreatePod, result: Result) -> None:
         template = await self._revisions.template(owner, action.revision)

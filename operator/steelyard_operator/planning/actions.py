@@ -49,6 +49,14 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class SetRole:
+    """Tell a drained worker to serve a role: POST /role. The label follows once it says so."""
+
+    pod: Pod
+    role: Role
+
+
+@dataclass(frozen=True, slots=True)
 class LabelPod:
     """Give a pod without role labels the label of a role, and remove the draining annotation."""
 
@@ -87,6 +95,7 @@ Action = (
     | StartDrain
     | RequestDrain
     | Resume
+    | SetRole
     | LabelPod
     | LabelFingerprint
     | DeletePod

@@ -53,6 +53,12 @@ def replace_at(pod: Pod) -> datetime | None:
     return None
 
 
+def given_up(pod: Pod, now: datetime) -> bool:
+    """Whether a pod failed, or crashes for so long that another takes its place."""
+    at = replace_at(pod)
+    return failed(pod) or (at is not None and now >= at)
+
+
 def last_failure(pods: Iterable[Pod], now: datetime) -> Pod | None:
     """Return the failed pod that ended last, unless that is long ago."""
     ended = [pod for pod in pods if failed(pod)]

@@ -6,6 +6,8 @@
 from dataclasses import dataclass
 
 from steelyard_operator.api.names import Role
+from steelyard_operator.api.plan_status import Workers
+from steelyard_operator.planning.split import WantedSplit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,16 @@ class Desired:
     deleting: bool = False
     """The resource is being deleted: workers are drained, nothing is made anew."""
     router_replicas: int = 2
+    flip: bool = False
+    """A worker may change its role in its pod."""
+    ranged: frozenset[Role] = frozenset()
+    """The roles with a range: what becomes of a plan becomes their target."""
+    recorded: Workers | None = None
+    """The target of the last pass, from the status."""
+    split: WantedSplit | None = None
+    """The choice that the target now follows, where it is another than before."""
+    recommended: WantedSplit | None = None
+    """The choice that is only told."""
 
     def replicas(self, role: Role) -> int:
         """How many workers of a role there should be."""

@@ -9,6 +9,9 @@ from datetime import datetime
 
 from steelyard_operator.api.names import Role
 
+FINGERPRINT_DIGITS = 16
+"""So many hex digits of a worker's fingerprint are on its pod's label."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pod:

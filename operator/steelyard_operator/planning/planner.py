@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from steelyard_operator.api.names import Role
+from steelyard_operator.api.plan_status import PlanStatus
 from steelyard_operator.planning.actions import (
     Action,
     CreatePod,
@@ -21,67 +22,87 @@ from steelyard_operator.planning.actions import (
 from steelyard_operator.planning.backoff import (
     KEPT_FAILED_PODS,
     failed,
-    failing,
+    given_up,
     last_failure,
     replace_at,
 )
 from steelyard_operator.planning.desired import Desired
 from steelyard_operator.planning.draining import drain_steps, is_draining
-from steelyard_operator.planning.observed import Observed, Pod
+from steelyard_operator.planning.flip import MOVING, Stand, donors, in_new_roles, steps
+from steelyard_operator.planning.observed import FINGERPRINT_DIGITS, Observed, Pod
 from steelyard_operator.planning.removal import victims
+from steelyard_operator.planning.resuming import resumes
 from steelyard_operator.planning.rollout import creations
 from steelyard_operator.planning.slots import free_slots
+from steelyard_operator.planning.trouble import rolling
 
 ROLES = (Role.DECODE, Role.PREFILL)  # decode first: it serves alone where prefill is missing
-DRAIN_POLL_SECONDS, START_POLL_SECONDS = 1.0, 3.0
-FINGERPRINT_DIGITS = 16
+DRAIN_POLL_SECONDS, START_POLL_SECONDS, FLIP_POLL_SECONDS = 1.0, 3.0, 0.25
 KEPT_REVISIONS = 5
 
 
-def plan(want: Desired, seen: Observed, now: datetime) -> Plan:
+def plan(want: Desired, seen: Observed, now: datetime, running: PlanStatus | None = None) -> Plan:
     """Return what brings the service nearer to what is wanted.
 
     Args:
         want: the target.
         seen: the facts.
         now: the time, on the clock of the API server's timestamps.
+        running: the plan in force (`transaction.advance`); workers of a flip are its alone.
     """
     if want.suspended:
         return Plan(min_available=_min_available(seen, ()))
     if want.deleting:
-        leaving = [pod for pod in seen.pods if pod.roles and not pod.deleting]
-        starts = [StartDrain(p, "Deleting", f"{p.name} finishes its requests") for p in leaving]
+        serve = [pod for pod in seen.pods if pod.roles and not pod.deleting]
+        starts = [StartDrain(p, "Deleting", f"{p.name} finishes its requests") for p in serve]
         steps = (*starts, *drain_steps(want, seen, now))
         return Plan(steps, look_again_after_seconds=DRAIN_POLL_SECONDS if seen.pods else None)
-    actions: list[Action] = [*_fingerprints(seen)]
-    resumed = list(_resumes(want, seen))
+    flips, moving, seen = _flips(want, seen, now, running)
+    actions: list[Action] = [*flips, *_fingerprints(seen, moving)]
+    resumed = list(resumes(want, seen))
     taken_back = {action.pod.uid for action in resumed}
     actions += resumed
     actions += [s for s in drain_steps(want, seen, now) if s.pod.uid not in taken_back]  # type: ignore[union-attr]  # every step of a drain has a pod
     actions += _failed_pods(want, seen, now)
     actions += _creations(want, seen, now, resumed)
-    stuck = _blocked(want, seen)
-    leaving = [v for role in ROLES for v in victims(role, want, seen, blocked=role is stuck)]
+    leaving: list[Pod] = []
+    if not moving or rolling(want, seen):
+        # Flips come first; only a rollout does not wait for them.
+        stuck = _blocked(want, seen)
+        leaving = [v for role in ROLES for v in victims(role, want, seen, blocked=role is stuck)]
+        leaving = [victim for victim in leaving if victim.uid not in moving]
     actions += [_removal(victim, want) for victim in leaving]
     actions += _old_revisions(want, seen)
     return Plan(
         tuple(actions),
         min_available=_min_available(seen, leaving),
-        look_again_after_seconds=_look_again(want, seen, now),
+        look_again_after_seconds=FLIP_POLL_SECONDS if moving else _look_again(want, seen, now),
     )
 
 
-def only_finish(want: Desired, seen: Observed, now: datetime) -> Plan:
+def only_finish(
+    want: Desired, seen: Observed, now: datetime, running: PlanStatus | None = None
+) -> Plan:
     """Return what goes on for a resource that this version cannot serve as it is written.
 
     As with a rollout that does not start, workers that serve go on serving and nothing new is made;
-    workers that drain already finish and go.
+    workers that drain already finish and go, and those that change their role do so.
     """
+    flips, moving, seen = _flips(want, seen, now, running)
     return Plan(
-        tuple(drain_steps(want, seen, now)),
+        (*flips, *drain_steps(want, seen, now)),
         min_available=_min_available(seen, ()),
-        look_again_after_seconds=_look_again(want, seen, now),
+        look_again_after_seconds=FLIP_POLL_SECONDS if moving else _look_again(want, seen, now),
     )
+
+
+def _flips(
+    want: Desired, seen: Observed, now: datetime, running: PlanStatus | None
+) -> tuple[list[Action], set[str], Observed]:
+    """Return a flip's next steps, the uids on their way, and the facts for everything else."""
+    on_their_way = (Stand.BEFORE, *MOVING)
+    moving = {d.uid for d in donors(running, seen, now) if d.stand in on_their_way}
+    return list(steps(running, want, seen, now)), moving, in_new_roles(running, seen, now)
 
 
 def serving(seen: Observed, role: Role) -> list[Pod]:
@@ -92,12 +113,6 @@ def serving(seen: Observed, role: Role) -> list[Pod]:
 def counting(seen: Observed, role: Role, now: datetime) -> list[Pod]:
     """Return the pods that fill a place of a role: neither gone, nor given up."""
     return [p for p in seen.pods if role in p.roles and not p.deleting and not given_up(p, now)]
-
-
-def given_up(pod: Pod, now: datetime) -> bool:
-    """Whether a pod failed, or crashes for so long that another takes its place."""
-    at = replace_at(pod)
-    return failed(pod) or (at is not None and now >= at)
 
 
 def _creations(
@@ -124,20 +139,6 @@ def _creations(
                 reason=reason,
                 message=f"made a {role.wire} worker in {name}, revision {revision}",
             )
-
-
-def _resumes(want: Desired, seen: Observed) -> Iterator[Resume]:
-    """A worker that drains and is wanted again serves on: quicker than any new one."""
-    for role in ROLES:
-        missing = want.replicas(role) - sum(
-            1 for p in seen.pods if role in p.roles and not p.deleting and not failing(p)
-        )
-        for pod in seen.pods:
-            state = seen.states.get(pod.uid)
-            usable = is_draining(pod) and pod.ready and pod.revision == want.revision(role)
-            if missing > 0 and usable and state is not None and state.role is role:
-                missing -= 1
-                yield Resume(pod, role, "Resumed", f"{pod.name} serves {role.wire} again")
 
 
 def _failed_pods(want: Desired, seen: Observed, now: datetime) -> Iterator[DeletePod]:
@@ -188,8 +189,10 @@ def _removal(pod: Pod, want: Desired) -> Action:
     return StartDrain(pod, reason, f"{pod.name} finishes its requests")
 
 
-def _fingerprints(seen: Observed) -> Iterator[LabelFingerprint]:
+def _fingerprints(seen: Observed, moving: set[str]) -> Iterator[LabelFingerprint]:
     for pod in seen.pods:
+        if pod.uid in moving:
+            continue  # what it was before is compared with what it is afterwards
         state = seen.states.get(pod.uid)
         digits = state.fingerprint[:FINGERPRINT_DIGITS] if state else ""
         if digits and digits != pod.fingerprint and not pod.deleting:

@@ -1,0 +1,559 @@
+"""Flips on a model cluster: whoever dies, whenever, the split is reached inside the budget."""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steelyard_operator.api.names import Role
+from steelyard_operator.api.plan_status import PlanKind, PlanState, PlanStatus
+from steelyard_operator.api.status import InferenceServiceStatus, RoleStatus
+from steelyard_operator.planning.actions import CreatePod, DeletePod, Plan, SetRole, StartDrain
+from steelyard_operator.planning.desired import Desired
+from steelyard_operator.planning.desiring import desired
+from steelyard_operator.planning.observed import Observed
+from steelyard_operator.planning.planner import plan, serving
+from steelyard_operator.planning.split import WantedSplit
+from steelyard_operator.planning.transaction import advance, settled
+from steelyard_operator.testing import a_service
+from steelyard_operator.testing.model import ModelCluster
+
+P, D = Role.PREFILL, Role.DECODE
+Planner = Callable[[Desired, Observed, datetime, PlanStatus | None], Plan]
+
+
+@dataclass
+class World:
+    """A cluster, the resource, and the status that operators share."""
+
+    cluster: ModelCluster
+    spec: dict[str, Any]
+    status: InferenceServiceStatus = field(default_factory=InferenceServiceStatus)
+    version: int = 0
+    wanted: WantedSplit | None = None
+    revision: str = "new"
+    history: list[PlanStatus] = field(default_factory=list)
+
+    @property
+    def slots(self) -> int:
+        """The budget."""
+        return int(self.spec["capacity"]["maxAccelerators"])
+
+    def want(self, view: "View", now: datetime) -> Desired:
+        """Return the target as an operator with a view comes to it."""
+        return desired(
+            a_service(**self.spec),
+            view.status,
+            view.seen,
+            prefill_revision=self.revision,
+            decode_revision=self.revision,
+            deleting=False,
+            can_flip=True,
+            wanted=self.wanted,
+            now=now,
+        )
+
+    def write(self, view: "View", target: Desired, made: PlanStatus | None) -> bool:
+        """Write the status where nobody wrote it since; returns whether it was written."""
+        if view.version != self.version:
+            return False
+        self.version += 1
+        if made is not None and made != self.status.plan:
+            self.history.append(made)
+        self.status = InferenceServiceStatus(
+            plan=made,
+            prefill=RoleStatus(target_replicas=target.prefill),
+            decode=RoleStatus(target_replicas=target.decode),
+        )
+        return True
+
+    def view(self) -> "View":
+        """Return what an operator sees now."""
+        return View(self.cluster.observe(), self.status, self.version)
+
+    def serves(self, prefill: int, decode: int) -> bool:
+        """Whether exactly these workers serve, and nothing is under way."""
+        seen = self.cluster.observe()
+        running = self.status.plan is not None and self.status.plan.state is PlanState.RUNNING
+        return (
+            not running
+            and sum(1 for each in seen.pods if each.phase != "Failed") == prefill + decode
+            and (len(serving(seen, P)), len(serving(seen, D))) == (prefill, decode)
+        )
+
+
+@dataclass
+class View:
+    """What an operator believes; it may be old."""
+
+    seen: Observed
+    status: InferenceServiceStatus
+    version: int
+
+
+def acts(
+    world: World, view: View, epoch: int, planner: Planner = plan
+) -> Iterator[Callable[[], None]]:
+    """Yield each write of one pass, to be called, or not, by who plays the operator."""
+    now = world.cluster.now
+    want = world.want(view, now)
+    turn = advance(want, view.seen, view.status.plan, now=now, epoch=epoch)
+    want = settled(want, turn)
+    if turn.changed:
+        written: list[bool] = []
+        yield lambda: written.append(world.write(view, want, turn.plan))
+        if written != [True]:
+            return  # somebody else wrote, or this operator died
+        view.status, view.version = world.status, world.version
+    for action in planner(want, view.seen, now, turn.plan).actions:
+
+        def act(action: Any = action) -> None:
+            world.cluster.apply(action, epoch)
+            assert len(world.cluster.pods) <= world.slots, "more pods than the budget holds"
+
+        yield act
+    world.write(view, want, turn.plan)
+
+
+def run(
+    world: World, prefill: int, decode: int, *, planners: int = 1, planner: Planner = plan
+) -> None:
+    """Let operators with old views act until exactly these workers serve."""
+    dice = world.cluster.dice
+    views = [world.view() for _ in range(planners)]
+    for _ in range(800):
+        number = dice.randrange(planners)
+        if planners == 1 or dice.random() < 0.7:
+            views[number] = world.view()
+        for act in acts(world, views[number], epoch=number + 1, planner=planner):
+            act()
+            if dice.random() < 0.1:
+                break  # the operator dies here
+        world.cluster.live()
+        if world.serves(prefill, decode):
+            return
+    raise AssertionError(f"not converged: {world.status.plan} {world.cluster.observe()}")
+
+
+def a_world(had: tuple[int, int], spare: int = 0, seed: int = 0, **spec: Any) -> World:
+    """Return a service that runs with so many prefill and decode workers."""
+    cluster = ModelCluster(random.Random(seed))
+    cluster.start(*had, revision="new")
+    limits = {"capacity": {"maxAccelerators": sum(had) + spare}}
+    counts = {"prefill": {"replicas": had[0]}, "decode": {"replicas": had[1]}}
+    status = InferenceServiceStatus(
+        prefill=RoleStatus(target_replicas=had[0]), decode=RoleStatus(target_replicas=had[1])
+    )
+    return World(cluster, {**limits, **counts, **spec}, status)
+
+
+def ask(world: World, prefill: int, decode: int) -> None:
+    """Edit the resource's numbers."""
+    world.spec |= {"prefill": {"replicas": prefill}, "decode": {"replicas": decode}}
+
+
+def uids(world: World) -> set[str]:
+    """Return who there is."""
+    return {each.uid for each in world.cluster.pods.values()}
+
+
+RANGE = {"minReplicas": 1, "maxReplicas": 6}
+COUNTS = st.integers(1, 4)
+SEEDS = st.integers(0, 10**6)
+
+
+@pytest.mark.parametrize(("had", "asked"), [((1, 3), (2, 2)), ((3, 1), (1, 3)), ((2, 1), (1, 2))])
+def test_a_new_split_of_as_many_workers_restarts_none(
+    had: tuple[int, int], asked: tuple[int, int]
+) -> None:
+    """The same pods serve afterwards, in a budget without room, and the plan tells it."""
+    world = a_world(had)
+    before = uids(world)
+    ask(world, *asked)
+
+    run(world, *asked)
+
+    assert uids(world) == before
+    assert world.cluster.made == 0
+    assert [each.state for each in world.history] == [PlanState.RUNNING, PlanState.COMPLETED]
+    done = world.history[-1]
+    assert done.kind is PlanKind.FLIP
+    assert len(done.pods) == abs(had[0] - asked[0])
+    assert (done.target.prefill, done.target.decode) == asked
+
+
+def test_what_a_flip_does_comes_in_order() -> None:
+    """Label off, drain, role, label on: one step a pass, read off the facts."""
+    world = a_world((1, 2))
+    ask(world, 2, 1)
+    names: list[str] = []
+    for _ in range(60):
+        view = world.view()
+        for act in acts(world, view, epoch=1, planner=recording(names)):
+            act()
+        world.cluster.live()
+        if world.serves(2, 1):
+            break
+
+    assert names == ["StartDrain", "RequestDrain", "SetRole", "LabelPod"]
+
+
+def recording(names: list[str]) -> Planner:
+    """Return the planner, which also notes what it asks for, once."""
+
+    def noted(want: Desired, seen: Observed, now: datetime, running: PlanStatus | None) -> Plan:
+        made = plan(want, seen, now, running)
+        for action in made.actions:
+            if type(action).__name__ not in names:
+                names.append(type(action).__name__)
+        return made
+
+    return noted
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.tuples(COUNTS, COUNTS), st.tuples(COUNTS, COUNTS), st.integers(0, 2), SEEDS)
+def test_every_split_is_reached_by_two_operators_with_old_views(
+    had: tuple[int, int], asked: tuple[int, int], spare: int, seed: int
+) -> None:
+    """Flips, adds and removals together; operators die anywhere; the budget holds throughout."""
+    world = a_world(had, seed=seed)
+    world.spec["capacity"] = {"maxAccelerators": max(sum(had), sum(asked)) + spare}
+    ask(world, *asked)
+
+    run(world, *asked, planners=2)
+
+
+FAULTS = ("fail", "restart", "delete")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.tuples(COUNTS, COUNTS), st.booleans(), st.sampled_from(FAULTS), SEEDS)
+def test_any_worker_may_die_at_any_time(
+    had: tuple[int, int], more_prefill: bool, fault: str, seed: int
+) -> None:
+    """Donor, peer or bystander: what is missing is made again and the split is reached."""
+    world = a_world(had, spare=1, seed=seed)
+    asked = (had[0] + 1, had[1] - 1) if more_prefill else (had[0] - 1, had[1] + 1)
+    if min(asked) < 1:
+        return
+    ask(world, *asked)
+    left = [2]
+
+    def faulty(want: Desired, seen: Observed, now: datetime, running: PlanStatus | None) -> Plan:
+        if left[0] and world.cluster.dice.random() < 0.3:
+            left[0] -= 1
+            getattr(world.cluster, fault)(world.cluster.dice.choice(sorted(uids(world))))
+        return plan(want, seen, now, running)
+
+    run(world, *asked, planners=2, planner=faulty)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_the_operator_may_die_at_each_step_of_a_flip(after: bool) -> None:
+    """Before and after the k-th write, for every k: a fresh one goes on, no pod is restarted."""
+    k, ended = 0, False
+    while not ended:
+        world = a_world((1, 3))
+        before = uids(world)
+        ask(world, 2, 2)
+        count = 0
+        for _ in range(400):
+            for act in acts(world, world.view(), epoch=1 + count // (k + 1)):
+                if count == k and not after:
+                    count += 1
+                    break
+                act()
+                count += 1
+                if count == k + 1 and after:
+                    break
+            world.cluster.live()
+            if world.serves(2, 2):
+                break
+        assert world.serves(2, 2), f"died at write {k}: {world.status.plan}"
+        assert uids(world) == before
+        ended, k = count <= k, k + 1
+    assert k > 5, "the flow has fewer writes than a flip has steps"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("whose", ["donor", "receiver", "peer"])
+def test_a_worker_may_die_at_each_step_of_a_flip(whose: str, fault: str) -> None:
+    """For every k: the k-th write is preceded by a death; the split is reached all the same."""
+    k, ended = 0, False
+    while not ended:
+        world = a_world((1, 3), spare=1)
+        ask(world, 2, 2)
+        count = 0
+        for _ in range(600):
+            for act in acts(world, world.view(), epoch=1):
+                if count == k and (uid := victim(world, whose)):
+                    getattr(world.cluster, fault)(uid)
+                act()
+                count += 1
+            world.cluster.live()
+            if world.serves(2, 2):
+                break
+        assert world.serves(2, 2), f"{whose} died at write {k}: {world.status.plan}"
+        ended, k = count <= k, k + 1
+
+
+def victim(world: World, whose: str) -> str | None:
+    """Return who dies: the worker that changes its role, one of its new role, one of its old."""
+    running = world.status.plan
+    donors = set(running.pods) if running else set()
+    if whose == "donor":
+        return next(iter(donors), None)
+    role = P if whose == "receiver" else D
+    others = (e.uid for e in world.cluster.pods.values() if role in e.roles and e.uid not in donors)
+    return next(others, None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(COUNTS, st.integers(2, 4), SEEDS)
+def test_a_role_never_has_fewer_ready_workers_than_it_will_have(
+    prefill: int, decode: int, seed: int
+) -> None:
+    """Only what is too many leaves: the smaller number always serves."""
+    world = a_world((prefill, decode), seed=seed)
+    ask(world, prefill + 1, decode - 1)
+
+    def watched(want: Desired, seen: Observed, now: datetime, running: PlanStatus | None) -> Plan:
+        now_seen = world.cluster.observe()
+        assert len(serving(now_seen, D)) >= decode - 1
+        assert len(serving(now_seen, P)) >= prefill
+        return plan(want, seen, now, running)
+
+    run(world, prefill + 1, decode - 1, planner=watched)
+
+
+def test_a_flip_waits_for_a_rollout_and_a_rollout_for_no_flip() -> None:
+    """While old workers are replaced the new ones get the new split; nothing is flipped."""
+    world = a_world((1, 2), spare=2)
+    world.cluster.start(1, 2, revision="old")
+    ask(world, 2, 1)
+
+    run(world, 2, 1)
+
+    assert world.history == []
+    assert {each.revision for each in world.cluster.pods.values()} == {"new"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 12), SEEDS)
+def test_a_rollout_that_begins_in_a_flip_ends_as_wanted(steps: int, seed: int) -> None:
+    """Whatever the flip has done by then, all workers are of the new revision at the end."""
+    world = a_world((1, 3), spare=1, seed=seed)
+    world.cluster.pods = {
+        name: replace(each, revision="old", fingerprint="a" * 16)
+        for name, each in world.cluster.pods.items()
+    }
+    world.cluster.states = {
+        uid: replace(each, fingerprint="a" * 64) for uid, each in world.cluster.states.items()
+    }
+    world.revision = "old"
+    ask(world, 2, 2)
+    for _ in range(steps):
+        for act in acts(world, world.view(), epoch=1):
+            act()
+        world.cluster.live()
+    world.revision = "new"
+
+    run(world, 2, 2)
+
+    def replaced() -> bool:
+        return {each.revision for each in world.cluster.pods.values()} == {"new"}
+
+    for _ in range(400):
+        if replaced() and world.serves(2, 2):
+            break
+        for act in acts(world, world.view(), epoch=1):
+            act()
+        world.cluster.live()
+    assert replaced()
+
+
+def test_a_worker_that_does_not_drain_goes_back() -> None:
+    """At the deadline the plan is rolled back; ranges then keep the split that there was."""
+    ranged = {"prefill": RANGE, "decode": RANGE}
+    world = a_world((1, 2), **ranged)
+    world.wanted = WantedSplit(2, 1)
+    stuck = {uid: replace(s, in_flight=10**6) for uid, s in world.cluster.states.items()}
+    world.cluster.states = stuck
+    for _ in range(5000):
+        for act in acts(world, world.view(), epoch=1):
+            act()
+        world.cluster.live()
+        if world.history and world.history[-1].state is PlanState.ROLLED_BACK:
+            world.wanted = None
+        if world.wanted is None and world.serves(1, 2):
+            break
+
+    assert world.serves(1, 2)
+    back = world.history[-1]
+    assert back.message.endswith("had 65 s to change its role")
+    assert (back.target.prefill, back.target.decode) == (1, 2)
+
+
+def test_a_worker_with_another_fingerprint_is_not_labelled() -> None:
+    """It would pair with nobody: the plan is rolled back before a router sees it."""
+    world = a_world((1, 2))
+    ask(world, 2, 1)
+
+    def changed(want: Desired, seen: Observed, now: datetime, running: PlanStatus | None) -> Plan:
+        made = plan(want, seen, now, running)
+        for action in made.actions:
+            if isinstance(action, SetRole):
+                uid = action.pod.uid
+                other = replace(world.cluster.states[uid], fingerprint="e" * 64)
+                world.cluster.states[uid] = other
+        return made
+
+    for _ in range(40):
+        for act in acts(world, world.view(), epoch=1, planner=changed):
+            act()
+        world.cluster.live()
+        if world.history and world.history[-1].state is PlanState.ROLLED_BACK:
+            break
+
+    assert "has another fingerprint now" in world.history[-1].message
+
+
+def test_a_balanced_service_flips_adds_and_removes_as_one_plan() -> None:
+    """One plan from the choice to the last worker; afterwards the cooldown holds the next one."""
+    ranged = {"prefill": RANGE, "decode": RANGE}
+    world = a_world((1, 3), spare=1, **ranged)
+    world.wanted = WantedSplit(3, 2, message="prompts grow")
+
+    run(world, 3, 2)
+
+    assert [each.state for each in world.history] == [PlanState.RUNNING, PlanState.COMPLETED]
+    assert world.history[0].message == (
+        "prefill+decode workers from 1+3 to 3+2, 1 by a flip: prompts grow"
+    )
+    world.wanted = WantedSplit(1, 4)
+    rest = world.want(world.view(), world.cluster.now)
+    assert (rest.prefill, rest.decode, rest.split) == (3, 2, None)
+    later = world.want(world.view(), world.cluster.now + timedelta(seconds=61))
+    assert (later.prefill, later.decode) == (1, 4)
+
+
+def test_an_added_worker_without_a_node_rolls_the_plan_back() -> None:
+    """After `pendingDeadlineSeconds` the target is again what there was."""
+    ranged = {"prefill": RANGE, "decode": RANGE}
+    world = a_world((1, 1), spare=2, **ranged, rollout={"pendingDeadlineSeconds": 60})
+    world.cluster.nodes_are_full = True
+    world.wanted = WantedSplit(1, 2)
+    for _ in range(200):
+        for act in acts(world, world.view(), epoch=1):
+            act()
+        world.cluster.live()
+        if world.history and world.history[-1].state is PlanState.ROLLED_BACK:
+            world.wanted = None
+        if world.wanted is None and world.serves(1, 1):
+            break
+
+    assert world.serves(1, 1)
+    assert world.history[-1].message == "demo-2 finds no node: no node fits"
+
+
+def test_recommend_writes_the_plan_and_moves_nothing() -> None:
+    """The choice is in the status, once; workers and target stay."""
+    ranged = {"prefill": RANGE, "decode": RANGE}
+    world = a_world((1, 2), **ranged, rebalancing={"mode": "Recommend"})
+    world.wanted = WantedSplit(2, 1)
+    for _ in range(10):
+        for act in acts(world, world.view(), epoch=1):
+            act()
+        world.cluster.live()
+
+    assert world.serves(1, 2)
+    (told,) = world.history
+    assert (told.state, told.kind) == (PlanState.RECOMMENDED, PlanKind.FLIP)
+    assert (told.target.prefill, told.target.decode, told.pods) == (2, 1, [])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"rebalancing": {"mode": "Off"}, "prefill": RANGE, "decode": RANGE},
+        {},
+        {"prefill": RANGE, "decode": RANGE, "capacity": {"maxAccelerators": 3}},
+    ],
+    ids=["off", "fixed", "beyond the budget"],
+)
+def test_a_choice_that_may_not_be_followed_changes_nothing(spec: dict[str, Any]) -> None:
+    """`mode: Off`, fixed replicas and the budget stand above what is wanted."""
+    world = a_world((1, 2), **spec)
+    world.wanted = WantedSplit(3, 3)
+    for _ in range(5):
+        for act in acts(world, world.view(), epoch=1):
+            act()
+        world.cluster.live()
+
+    assert world.serves(1, 2)
+    assert world.history == []
+
+
+def test_without_flips_a_split_is_reached_by_adding_and_removing() -> None:
+    """`rebalancing.flip: Disabled` costs new pods."""
+    world = a_world((1, 2), spare=1, rebalancing={"flip": "Disabled"})
+    ask(world, 2, 1)
+
+    run(world, 2, 1)
+
+    assert world.cluster.made == 1
+    assert world.history == []
+
+
+def test_a_planner_that_counts_only_running_pods_breaks_the_budget() -> None:
+    """The properties can fail: this mutant is what others have shipped."""
+
+    def mutant(want: Desired, seen: Observed, now: datetime, running: PlanStatus | None) -> Plan:
+        running_pods = tuple(p for p in seen.pods if not p.deleting and p.phase == "Running")
+        made = plan(replace(want, slots=None), replace(seen, pods=running_pods), now, running)
+        used = {p.slot for p in seen.pods}
+        free = [slot for slot in range(100) if slot not in used]
+        return replace(
+            made,
+            actions=tuple(
+                replace(a, slot=free.pop(0)) if isinstance(a, CreatePod) else a
+                for a in made.actions
+            ),
+        )
+
+    with pytest.raises(AssertionError, match="more pods than the budget holds"):
+        for seed in range(50):
+            world = a_world((1, 1), seed=seed)
+            world.spec["capacity"] = {"maxAccelerators": 3}
+            ask(world, 2, 1)
+            run(world, 2, 1, planner=mutant)
+
+
+def test_a_planner_that_forgets_workers_on_their_way_restarts_them() -> None:
+    """This mutant plans without the plan: the drained worker is replaced instead of flipped."""
+
+    def mutant(want: Desired, seen: Observed, now: datetime, running: PlanStatus | None) -> Plan:
+        return plan(replace(want, flip=False), seen, now, None)
+
+    world = a_world((1, 2), spare=1)
+    ask(world, 2, 1)
+    deleted: list[str] = []
+
+    def noted(want: Desired, seen: Observed, now: datetime, running: PlanStatus | None) -> Plan:
+        made = mutant(want, seen, now, running)
+        deleted.extend(a.pod.uid for a in made.actions if isinstance(a, StartDrain | DeletePod))
+        return made
+
+    for _ in range(40):
+        for act in acts(world, world.view(), epoch=1, planner=noted):
+            act()
+        world.cluster.live()
+
+    assert deleted
+    assert world.cluster.made > 0
