@@ -11,13 +11,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class AttentionBatch:
-    """S sequences with T query tokens; see `steelyard_runtime.models.batch.ForwardBatch`."""
+    """S sequences with T query tokens; see `steelyard_runtime.models.batch.ForwardBatch`.
+
+    The sequences with one query token come first.
+    """
 
     query_starts: Tensor  # (S + 1,) int64
     context_lens: Tensor  # (S,) int64, tokens up to the last query token
     block_tables: Tensor  # (S, max blocks) int64
     max_query_len: int
     max_context_len: int
+    single_sequences: int  # how many have one query token
+    chunk_context_tokens: int  # the sum of the others' context_lens
 
 
 class Linear(Protocol):
@@ -25,6 +30,44 @@ class Linear(Protocol):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return `x @ weight.T + bias`, (T, outputs) of (T, inputs)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Mxfp4:
+    """E matrices (rows, columns) as gpt-oss's checkpoints have them.
+
+    4-bit floats e2m1, the low half of a byte first, with one exponent e8m0 for 32 of them (OCP
+    Microscaling Formats, 2023): value * 2^(scale - 127).
+    """
+
+    blocks: Tensor  # (E, rows, columns / 32, 16) uint8
+    scales: Tensor  # (E, rows, columns / 32) uint8
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """A mixture of E experts as gpt-oss has it: clamped SwiGLU, biases, weights in MXFP4."""
+
+    gate_up: Mxfp4  # (2 * inner, hidden): gates in even rows, ups in odd ones
+    gate_up_bias: Tensor  # (E, 2 * inner), in the same order
+    down: Mxfp4  # (hidden, inner)
+    down_bias: Tensor  # (E, hidden)
+    top: int  # experts of a token
+    alpha: float = 1.702
+    limit: float = 7.0
+
+
+class Experts(Protocol):
+    """A mixture whose weights never change."""
+
+    def __call__(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Return (T, hidden) of x (T, hidden) and the router's logits (T, E).
+
+        The `top` experts of each token are weighted by the softmax over their logits. An expert
+        computes `down((up + 1) * gate * sigmoid(alpha * gate))`, the gate clamped from above and
+        the up on both sides by `limit`.
+        """
         ...
 
 
@@ -67,12 +110,31 @@ class Ops(Protocol):
         ...
 
     def paged_attention(
-        self, query: Tensor, kv_layer: Tensor, batch: AttentionBatch, scale: float
+        self,
+        query: Tensor,
+        kv_layer: Tensor,
+        batch: AttentionBatch,
+        scale: float,
+        *,
+        sinks: Tensor | None = None,
+        window: int = 0,
     ) -> Tensor:
         """Return causal attention over each query's own sequence, (T, heads * head_dim).
 
         The last query token of a sequence sits at position `context_lens - 1`.
+
+        Args:
+            query: (T, heads, head_dim).
+            kv_layer: see above.
+            batch: whose tokens they are.
+            scale: of the products.
+            sinks: (heads,) float32, one more logit a head that has no value; None: none.
+            window: a query sees so many of the last tokens, itself included; 0: all.
         """
+        ...
+
+    def experts(self, weights: ExpertWeights) -> Experts:
+        """Return the mixture of these experts, its weights in the layout that it likes."""
         ...
 
     def silu_and_mul(self, gate_up: Tensor) -> Tensor:

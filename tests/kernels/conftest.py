@@ -9,6 +9,8 @@ from torch import Tensor
 
 from steelyard_kernels.cpu.library import load_library
 from steelyard_kernels.cpu.ops import CpuOps
+from steelyard_kernels.cuda.library import load_library as load_cuda
+from steelyard_kernels.cuda.ops import CudaOps
 from steelyard_kernels.interface import AttentionBatch
 
 
@@ -47,5 +49,22 @@ def build_cache(
             block = tables[row, position // block_tokens]
             pool[block, 1, :, :, position % block_tokens] = torch.randn(2, kv_heads, head_dim)
     starts = torch.tensor([0, *queries]).cumsum(0)
-    batch = AttentionBatch(starts, torch.tensor(contexts), tables, max(queries), max(contexts))
+    single = queries.count(1)
+    batch = AttentionBatch(
+        starts,
+        torch.tensor(contexts),
+        tables,
+        max(queries),
+        max(contexts),
+        single,
+        sum(contexts[single:]),
+    )
     return Cache(pool[:, 1], batch, sum(queries))
+
+
+@pytest.fixture(scope="session")
+def cuda_ops() -> CudaOps:
+    """The CUDA kernels; skips where there is no device."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch finds no CUDA device")
+    return CudaOps(load_cuda(), torch.device("cuda"))

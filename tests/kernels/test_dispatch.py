@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from steelyard_kernels import dispatch
+from steelyard_kernels.compiled import BuildError
 from steelyard_kernels.cpu import build
 from steelyard_kernels.cpu.library import HEAD_DIMS
 from steelyard_kernels.dispatch import select_ops
@@ -37,7 +38,7 @@ def test_the_fastest_that_can_run_is_taken(
 @pytest.mark.parametrize(
     ("value", "head_dim", "message"),
     [
-        ("fast", 64, "must be one of: auto, reference, cpu; got 'fast'"),
+        ("fast", 64, "must be one of: auto, reference, cpu, cuda; got 'fast'"),
         ("cpu", 24, "STEELYARD_KERNELS=cpu: the head dimension is 24"),
     ],
 )
@@ -53,7 +54,7 @@ def test_without_a_compiler_the_reference_runs(
     """A machine that cannot build the kernels serves all the same, and says so in its log."""
 
     def no_compiler() -> None:
-        raise build.BuildError("there is no C++ compiler (g++ or clang++)")
+        raise BuildError("there is no C++ compiler (g++ or clang++)")
 
     monkeypatch.setattr(dispatch, "_cpu_ops", no_compiler)
 
@@ -69,7 +70,7 @@ def test_a_missing_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(build.BuildError, match=r"no C\+\+ compiler"):
+    with pytest.raises(BuildError, match=r"no C\+\+ compiler"):
         build.cached_library(tmp_path)
 
 
@@ -80,7 +81,7 @@ def test_a_failing_compiler_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path:
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
 
-    with pytest.raises(build.BuildError, match="out of luck"):
+    with pytest.raises(BuildError, match="out of luck"):
         build.cached_library(tmp_path / "cache")
 
     assert not list(tmp_path.rglob("*.so"))

@@ -90,7 +90,7 @@ def test_a_sequence_does_not_see_the_batch(cpu: CpuOps, a_cache: Callable[..., A
     query = torch.randn(31, 9, 64)
     batch = cache.batch
     alone = type(batch)(
-        batch.query_starts[:2], batch.context_lens[:1], batch.block_tables[:1], 1, 50
+        batch.query_starts[:2], batch.context_lens[:1], batch.block_tables[:1], 1, 50, 1, 0
     )
 
     together = cpu.paged_attention(query, cache.layer, batch, 0.125)

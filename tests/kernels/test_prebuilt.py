@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steelyard_kernels.cpu.build import BuildError
+from steelyard_kernels.compiled import BuildError
 from steelyard_kernels.cpu.prebuilt import LEVELS, main, prebuilt_library
 
 V3, V4 = LEVELS[1][1], LEVELS[0][1] | LEVELS[1][1]

@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from steelyard_kernels.compiled import PREBUILT_VARIABLE
 from steelyard_kernels.cpu.build import cached_library
-from steelyard_kernels.cpu.prebuilt import VARIABLE, prebuilt_library
+from steelyard_kernels.cpu.prebuilt import prebuilt_library
 
 # The template instances of attention_phase() in phases.h.
 HEAD_DIMS = (16, 32, 64, 96, 128, 256)
@@ -108,7 +109,7 @@ def load_library() -> ctypes.CDLL:
         BuildError: they cannot be built here.
         OSError: the library cannot be loaded.
     """
-    folder = os.environ.get(VARIABLE)
+    folder = os.environ.get(PREBUILT_VARIABLE)
     found = prebuilt_library(Path(folder)) if folder else cached_library()
     library = ctypes.CDLL(str(found))
     for name, arguments in _SIGNATURES.items():

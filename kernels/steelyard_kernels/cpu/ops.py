@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from steelyard_kernels.cpu.weight_memory import WeightMemory
-from steelyard_kernels.interface import AttentionBatch
+from steelyard_kernels.interface import AttentionBatch, ExpertWeights
+from steelyard_kernels.reference.experts import ReferenceExperts
 
 
 class PackedLinear:
@@ -120,9 +121,17 @@ class CpuOps:
         return query
 
     def paged_attention(
-        self, query: Tensor, kv_layer: Tensor, batch: AttentionBatch, scale: float
+        self,
+        query: Tensor,
+        kv_layer: Tensor,
+        batch: AttentionBatch,
+        scale: float,
+        *,
+        sinks: Tensor | None = None,
+        window: int = 0,
     ) -> Tensor:
-        """See `Ops`."""
+        """See `Ops`; dispatch gives models with sinks or windows to the reference."""
+        _require(sinks is None and not window, "the CPU kernels know no sinks and no windows")
         _require_kv(kv_layer)
         query = _float(query)
         kv_heads, block_tokens, head_dim = kv_layer.shape[2:]
@@ -147,6 +156,10 @@ class CpuOps:
             _threads(),
         )
         return out
+
+    def experts(self, weights: ExpertWeights) -> ReferenceExperts:
+        """See `Ops`."""
+        return ReferenceExperts(weights)
 
     def silu_and_mul(self, gate_up: Tensor) -> Tensor:
         """See `Ops`."""

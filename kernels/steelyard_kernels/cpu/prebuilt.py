@@ -11,9 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from steelyard_kernels.cpu.build import BuildError, compile_library
-
-VARIABLE = "STEELYARD_KERNELS_DIR"
+from steelyard_kernels.compiled import PREBUILT_VARIABLE, BuildError
+from steelyard_kernels.cpu.build import compile_library
 
 # The best first: level, and what of /proc/cpuinfo it needs beyond the levels below. The levels are
 # those of the x86-64 psABI, which GCC and Clang take as -march.
@@ -42,7 +41,9 @@ def prebuilt_library(folder: Path, cpu_flags: frozenset[str] | None = None) -> P
         if needed <= flags and library.is_file():
             return library
     levels = ", ".join(level for level, _ in LEVELS)
-    raise BuildError(f"{VARIABLE}={folder} holds no library that this CPU can run ({levels})")
+    raise BuildError(
+        f"{PREBUILT_VARIABLE}={folder} holds no library that this CPU can run ({levels})"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name everyone uses
 from torch import Tensor
 
-from steelyard_kernels.interface import AttentionBatch
+from steelyard_kernels.interface import AttentionBatch, ExpertWeights
 from steelyard_kernels.reference.attention import paged_attention
+from steelyard_kernels.reference.experts import ReferenceExperts
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -73,10 +74,21 @@ class ReferenceOps:
         return rotated[:, :heads]
 
     def paged_attention(
-        self, query: Tensor, kv_layer: Tensor, batch: AttentionBatch, scale: float
+        self,
+        query: Tensor,
+        kv_layer: Tensor,
+        batch: AttentionBatch,
+        scale: float,
+        *,
+        sinks: Tensor | None = None,
+        window: int = 0,
     ) -> Tensor:
         """See `Ops`."""
-        return paged_attention(query, kv_layer, batch, scale)
+        return paged_attention(query, kv_layer, batch, scale, sinks=sinks, window=window)
+
+    def experts(self, weights: ExpertWeights) -> ReferenceExperts:
+        """See `Ops`."""
+        return ReferenceExperts(weights)
 
     def silu_and_mul(self, gate_up: Tensor) -> Tensor:
         """See `Ops`."""
