@@ -16,6 +16,7 @@ from steelyard_runtime.core.limits import SchedulerConfig
 from steelyard_runtime.core.roles import Role
 from steelyard_runtime.core.scheduler import Scheduler
 from steelyard_runtime.engine.engine import Engine
+from steelyard_runtime.engine.gpu_memory import free_for_kv
 from steelyard_runtime.engine.kv_pool import KVPool
 from steelyard_runtime.engine.model_runner import ModelRunner
 from steelyard_runtime.errors import ConfigError
@@ -30,6 +31,7 @@ from steelyard_runtime.transfer.interface import Transfer
 from steelyard_runtime.transfer.registry import make_transfer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+CPU_KV_CACHE_BYTES = 512 * 1024**2
 OnProgress = Callable[[Literal["load", "warmup"], int], None]
 
 
@@ -98,6 +100,9 @@ def assemble(
     runner = ModelRunner(model, pool, device)
     on_progress("warmup", 0)
     runner.warm_up(config.max_num_batched_tokens)
+    if not config.enforce_eager:
+        on_progress("warmup", 50)
+        runner.record_graphs(config.max_num_seqs, max_model_len)
     on_progress("warmup", 100)
     transfer = make_transfer(
         config.transfer,
@@ -150,7 +155,18 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
 def _pool(config: EngineConfig, model: Model, device: torch.device) -> KVPool:
     if config.num_blocks is not None:
         return KVPool(model.kv_geometry, config.num_blocks, device)
-    return KVPool.of_bytes(model.kv_geometry, config.kv_cache_bytes, device)
+    limit_bytes = config.kv_cache_bytes
+    if limit_bytes is None:
+        limit_bytes = CPU_KV_CACHE_BYTES
+        if device.type == "cuda":
+            limit_bytes = free_for_kv(
+                model,
+                device,
+                config.gpu_memory_utilization,
+                config.max_num_batched_tokens,
+                config.max_num_seqs,
+            )
+    return KVPool.of_bytes(model.kv_geometry, limit_bytes, device)
 
 
 def _max_model_len(config: EngineConfig, model: Model) -> int:

@@ -249,7 +249,7 @@ class Engine:
         self.statistics.observe_step(plan, started_at_ns, logits_at_ns, self._clock_ns())
 
     def _emit(
-        self, sequence: Sequence, first_new: int, raw_logits: Tensor, logits_at_ns: int
+        self, sequence: Sequence, first_new: int, raw_logits: Tensor | None, logits_at_ns: int
     ) -> None:
         live = self._live[sequence.request_id]
         finished = sequence.finish_reason
@@ -265,8 +265,8 @@ class Engine:
                 kv_params.setdefault("steelyard", {})["fingerprint"] = self._fingerprint
         new_tokens = sequence.tokens[first_new:]
         logprobs = None
-        if sequence.params.logprobs is not None:
-            count = sequence.params.logprobs
+        count = sequence.params.logprobs
+        if count is not None and raw_logits is not None:
             logprobs = [token_logprobs(raw_logits, token, count) for token in new_tokens]
         first = not live.first_output_sent
         live.first_output_sent = True

@@ -20,8 +20,8 @@ def sample_step(
     live: Mapping[str, LiveRequest],
     eos_token_ids: tuple[int, ...],
     started_at_ns: int,
-) -> dict[str, tuple[int, Tensor]]:
-    """Return (token id, its row of raw logits (V,)) by request id.
+) -> dict[str, tuple[int, Tensor | None]]:
+    """Return (token id, its row of raw logits (V,) where log probabilities are wanted) by request.
 
     Args:
         plan: what went through the model.
@@ -48,13 +48,15 @@ def sample_step(
     if not rows:
         return {}
     chosen = logits if len(indices) == logits.shape[0] else logits[indices]
-    result: dict[str, tuple[int, Tensor]] = {}
+    result: dict[str, tuple[int, Tensor | None]] = {}
     for position, token in enumerate(sample(chosen, rows)):
-        request_id = sequences[position].request_id
-        grammar = live[request_id].grammar
+        sequence = sequences[position]
+        grammar = live[sequence.request_id].grammar
         if grammar is not None:
             grammar.advance([token])
-        result[request_id] = (token, chosen[position])
+        # A view of a tensor for each of hundreds of sequences would be a third of this step's time.
+        raw = None if sequence.params.logprobs is None else chosen[position]
+        result[sequence.request_id] = (token, raw)
     return result
 
 

@@ -12,7 +12,9 @@ class ForwardBatch:
     """The tensors of one forward pass: S sequences, T tokens, R rows of logits.
 
     Query tokens of sequence s are rows [query_starts[s], query_starts[s + 1]); each sequence has
-    at least one. `context_lens` counts the tokens of a sequence up to its last query token.
+    at least one, and those with one come first. `context_lens` counts the tokens of a sequence up
+    to its last query token. Rows of a recorded step beyond its sequences are padding: they have the
+    slot -1 and a context of 0.
     """
 
     token_ids: Tensor  # (T,) int64
@@ -25,6 +27,8 @@ class ForwardBatch:
     # Host copies of the numbers that decide launches, so that no kernel reads tensors back.
     max_query_len: int
     max_context_len: int
+    single_sequences: int  # how many have one query token
+    chunk_context_tokens: int  # the sum of the others' context_lens
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,8 @@ class Model(Protocol):
     max_position: int
     kv_geometry: KVGeometry
     eos_token_ids: frozenset[int]
+    # Whether a decode step may be recorded as a CUDA graph: nothing in it reads the device.
+    supports_graphs: bool
 
     def forward(self, batch: ForwardBatch, kv_pool: Tensor) -> Tensor:
         """Write the batch's KV into `kv_pool` and return logits (R, vocab) in float32."""

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from steelyard_kernels.dispatch import fused_llama, select_ops
-from steelyard_kernels.interface import AttentionBatch, Linear, Ops
+from steelyard_kernels.interface import AttentionBatch, Ops
 from steelyard_kernels.llama_weights import LlamaLayer, LlamaShape, LlamaWeights
 from steelyard_runtime.checkpoint_files.model_config import ModelConfig
 from steelyard_runtime.models.batch import ForwardBatch, KVGeometry
 from steelyard_runtime.models.checkpoint import Checkpoint
 from steelyard_runtime.models.rope import cos_sin_table
+from steelyard_runtime.models.weight_reader import WeightReader
 
 
 class Llama:
@@ -28,6 +29,7 @@ class Llama:
         self.kv_geometry = kv_geometry
         self.weights = weights
         self.ops = ops
+        self.supports_graphs = ops.name == "cuda"
         self.scale = config.head_dim**-0.5
         self._fused = fused_llama(
             ops,
@@ -51,6 +53,8 @@ class Llama:
             batch.block_tables,
             batch.max_query_len,
             batch.max_context_len,
+            batch.single_sequences,
+            batch.chunk_context_tokens,
         )
         if self._fused is not None:
             return self._fused(
@@ -89,8 +93,15 @@ def load_llama(
 ) -> Llama:
     """Read a Llama model's weights; see `registry.load_model`."""
     config = checkpoint.config
-    ops = select_ops(device, dtype, config.head_dim, config.num_heads // config.num_kv_heads)
-    reader = _Reader(checkpoint, device, dtype, ops)
+    ops = select_ops(
+        device,
+        dtype,
+        config.head_dim,
+        config.num_heads // config.num_kv_heads,
+        hidden=config.hidden_size,
+        block_tokens=block_tokens,
+    )
+    reader = WeightReader(checkpoint, device, dtype, ops)
     embedding = reader.parameter("model.embed_tokens.weight", config.vocab_size, config.hidden_size)
     head = embedding
     if not config.tie_word_embeddings:
@@ -109,7 +120,7 @@ def load_llama(
     return Llama(config, weights, ops, geometry)
 
 
-def _layer(reader: "_Reader", config: ModelConfig, index: int) -> LlamaLayer:
+def _layer(reader: WeightReader, config: ModelConfig, index: int) -> LlamaLayer:
     prefix = f"model.layers.{index}."
     hidden, wide = config.hidden_size, config.intermediate_size
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -125,39 +136,3 @@ def _layer(reader: "_Reader", config: ModelConfig, index: int) -> LlamaLayer:
         gate_up=reader.fused(prefix, gates, hidden, bias=mlp_bias),
         down=reader.fused(prefix, [("mlp.down_proj", hidden)], wide, bias=mlp_bias),
     )
-
-
-class _Reader:
-    """Reads parameters in the model's dtype and puts them on its device."""
-
-    def __init__(
-        self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, ops: Ops
-    ) -> None:
-        self.ops = ops
-        self.checkpoint = checkpoint
-        self.device = device
-        self.dtype = dtype
-
-    def parameter(self, name: str, *shape: int) -> Tensor:
-        """Return one tensor."""
-        host = torch.empty(shape, dtype=self.dtype)
-        self.checkpoint.read_into(name, host)
-        return host.to(self.device)
-
-    def fused(
-        self, prefix: str, parts: list[tuple[str, int]], inputs: int, *, bias: bool
-    ) -> Linear:
-        """Return projections of the same input, each (name, outputs), as one."""
-        outputs = sum(size for _, size in parts)
-        weight = torch.empty((outputs, inputs), dtype=self.dtype)
-        biases = torch.empty(outputs, dtype=self.dtype) if bias else None
-        start = 0
-        for name, size in parts:
-            rows = slice(start, start + size)
-            self.checkpoint.read_into(f"{prefix}{name}.weight", weight[rows])
-            if biases is not None:
-                self.checkpoint.read_into(f"{prefix}{name}.bias", biases[rows])
-            start += size
-        return self.ops.linear(
-            weight.to(self.device), None if biases is None else biases.to(self.device)
-        )

@@ -67,6 +67,14 @@ def _number(value: str) -> float:
         return math.nan
 
 
+def share(value: str) -> float:
+    """Accept a number above 0 and up to 1."""
+    number = _number(value)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and up to 1, got '{value}'")
+    return number
+
+
 def byte_count(value: str) -> int:
     """Accept bytes; `K`, `M` and `G` are powers of 1024."""
     match = re.fullmatch(r"([0-9]{1,15})([KMG]?)(?:iB)?", value)

@@ -21,6 +21,7 @@ from steelyard_runtime.server.flag_values import (
     pause_seconds,
     port,
     positive_seconds,
+    share,
     text,
 )
 from steelyard_runtime.server.role_file import read_role_file
@@ -52,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--dtype", type=one_of("auto", "float32", "bfloat16", "float16"), default="auto")
     add("--max-model-len", type=count(1), metavar="N")
     add("--block-size", type=count(1, 256), default=16, metavar="N")
-    add("--kv-cache-memory-bytes", type=byte_count, default=512 * 1024**2, metavar="N")
+    add("--kv-cache-memory-bytes", type=byte_count, metavar="N")
+    add("--gpu-memory-utilization", type=share, default=0.9, metavar="X")
+    add("--enforce-eager", action="store_true")
     add("--num-gpu-blocks-override", type=count(1), metavar="N")
     add("--max-num-seqs", type=count(1, 65536), default=32, metavar="N")
     add("--max-num-batched-tokens", type=count(1), default=256, metavar="N")
@@ -130,6 +133,8 @@ def parse(
         block_size=given.block_size,
         num_blocks=given.num_gpu_blocks_override,
         kv_cache_bytes=given.kv_cache_memory_bytes,
+        gpu_memory_utilization=given.gpu_memory_utilization,
+        enforce_eager=given.enforce_eager,
         max_num_seqs=given.max_num_seqs,
         max_num_batched_tokens=given.max_num_batched_tokens,
         max_waiting_requests=given.max_waiting_requests,

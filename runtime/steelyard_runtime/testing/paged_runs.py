@@ -21,8 +21,9 @@ CPU = torch.device("cpu")
 class PagedRun:
     """A runner whose free blocks are handed out in random order."""
 
-    def __init__(self, model: Model, num_blocks: int = 256, seed: int = 0) -> None:
-        device = torch.device(getattr(model, "device", CPU))
+    def __init__(
+        self, model: Model, num_blocks: int = 256, seed: int = 0, device: torch.device = CPU
+    ) -> None:
         self.block_tokens = model.kv_geometry.block_tokens
         self.runner = ModelRunner(model, KVPool(model.kv_geometry, num_blocks, device), device)
         self._free = list(range(num_blocks))

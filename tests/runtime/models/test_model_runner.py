@@ -9,7 +9,8 @@ from steelyard_runtime.core.batch import Scheduled, StepPlan
 from steelyard_runtime.core.params import SamplingParams
 from steelyard_runtime.core.sequence import Sequence
 from steelyard_runtime.engine.kv_pool import KVPool
-from steelyard_runtime.engine.model_runner import ModelRunner, forward_batch
+from steelyard_runtime.engine.model_runner import ModelRunner
+from steelyard_runtime.engine.step_tensors import forward_batch
 from steelyard_runtime.testing.paged_runs import PagedRun
 
 CPU = torch.device("cpu")

@@ -26,7 +26,8 @@ def test_defaults_are_the_contracts() -> None:
         16,
     )
     assert (engine.max_num_seqs, engine.max_num_batched_tokens) == (32, 256)
-    assert engine.kv_cache_bytes == 512 * 1024 * 1024
+    assert engine.kv_cache_bytes is None
+    assert (engine.gpu_memory_utilization, engine.enforce_eager) == (0.9, False)
     assert engine.prefix_caching
     assert engine.transfer.port == 5600
     assert engine.transfer.peers == ("127.0.0.0/8",)
@@ -42,7 +43,7 @@ def test_flags_reach_both_processes() -> None:
         "--max-num-batched-tokens 64 --max-waiting-requests 9 --no-enable-prefix-caching "
         "--kv-transport tcp --kv-peers 10.0.0.0/8,192.168.0.1 --kv-lease-seconds 5 "
         "--kv-transfer-deadline-seconds 2.5 --allowed-origins https://a,https://b --threads 2 "
-        "--max-request-bytes 1K --log-level debug"
+        "--max-request-bytes 1K --log-level debug --gpu-memory-utilization 0.5 --enforce-eager"
     )
 
     settings, engine = parse([*MODEL, *flags.split()], {})
@@ -52,6 +53,7 @@ def test_flags_reach_both_processes() -> None:
     assert settings.max_num_seqs == 4
     assert (engine.role, engine.max_model_len, engine.num_blocks) == ("prefill", 99, 50)
     assert (engine.kv_cache_bytes, engine.threads) == (2 * 1024**3, 2)
+    assert (engine.gpu_memory_utilization, engine.enforce_eager) == (0.5, True)
     assert not engine.prefix_caching
     transfer = engine.transfer
     assert (transfer.listen_host, transfer.advertise_host, transfer.port) == (
@@ -125,6 +127,7 @@ def test_chat_template_is_read_and_in_force(tmp_path: Path) -> None:
         ([*MODEL, "--dtype", "int8"], "--dtype"),
         ([*MODEL, "--max-model-len", "0"], "--max-model-len"),
         ([*MODEL, "--kv-cache-memory-bytes", "12T"], "--kv-cache-memory-bytes"),
+        ([*MODEL, "--gpu-memory-utilization", "1.5"], "--gpu-memory-utilization"),
         ([*MODEL, "--max-num-seqs", "1.5"], "--max-num-seqs"),
         ([*MODEL, "--kv-peers", "10.0.0.0/40"], "--kv-peers"),
         ([*MODEL, "--kv-lease-seconds", "nan"], "--kv-lease-seconds"),
