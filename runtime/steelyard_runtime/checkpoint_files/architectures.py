@@ -11,7 +11,8 @@ from steelyard_runtime.checkpoint_files.safetensors_header import read_json
 from steelyard_runtime.errors import CheckpointError
 
 # Hugging Face's class names; `models/registry.py` has a loader for each.
-SUPPORTED = frozenset({"LlamaForCausalLM"})
+GPT_OSS = "GptOssForCausalLM"
+SUPPORTED = frozenset({"LlamaForCausalLM", GPT_OSS})
 # GGUF's architecture names in Hugging Face's terms.
 GGUF_ARCHITECTURES = {"llama": "LlamaForCausalLM"}
 

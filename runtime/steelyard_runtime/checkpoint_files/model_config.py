@@ -3,12 +3,14 @@
 Names follow Hugging Face's config.json. Which architectures can run is `architectures.py`'s.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelyard_runtime.checkpoint_files.architectures import GGUF_ARCHITECTURES
+from steelyard_runtime.checkpoint_files.architectures import GGUF_ARCHITECTURES, GPT_OSS
+from steelyard_runtime.checkpoint_files.fields import Fields
 from steelyard_runtime.checkpoint_files.gguf_header import MAGIC, GGUFHeader, read_gguf_header
 from steelyard_runtime.checkpoint_files.safetensors_header import read_json
 from steelyard_runtime.errors import CheckpointError
@@ -18,11 +20,26 @@ from steelyard_runtime.errors import CheckpointError
 class RopeScaling:
     """How RoPE's frequencies are stretched; `linear` uses only `factor`."""
 
-    kind: str  # linear | llama3
+    kind: str  # linear | llama3 | yarn
     factor: float
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position: int = 8192
+    # yarn
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0  # of cosines and sines
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The mixture of experts in place of each layer's MLP; weights in MXFP4."""
+
+    experts: int
+    top: int  # experts of a token
+    alpha: float
+    limit: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +62,8 @@ class ModelConfig:
     attention_bias: bool
     mlp_bias: bool
     eos_token_ids: frozenset[int]
+    mixture: Mixture | None = None
+    windows: tuple[int, ...] = ()  # by layer: how many tokens a query sees; 0: all; (): all layers
 
 
 def is_gguf(path: Path) -> bool:
@@ -77,7 +96,7 @@ def read_model_config(path: Path) -> ModelConfig:
 
 def config_from_gguf(header: GGUFHeader) -> ModelConfig:
     """Read a GGUF file's metadata."""
-    fields = _Fields(str(header.path), header.metadata)
+    fields = Fields(str(header.path), header.metadata)
     name = fields.text("general.architecture")
     architecture = GGUF_ARCHITECTURES.get(name, name)
     heads = fields.positive(f"{name}.attention.head_count")
@@ -123,16 +142,12 @@ def config_from_directory(directory: Path) -> ModelConfig:
     """Read config.json, and the end-of-sequence ids of generation_config.json where it exists."""
     path = directory / "config.json"
     raw = read_json(path)
-    fields = _Fields(str(path), raw)
-    if raw.get("quantization_config"):
-        method = raw["quantization_config"].get("quant_method", "unknown")
-        raise CheckpointError(
-            f"{path}: quantization_config has the method '{method}', which is not supported; "
-            "safetensors must hold float32, float16 or bfloat16 weights"
-        )
+    fields = Fields(str(path), raw)
     architectures = raw.get("architectures")
     if not isinstance(architectures, list) or not architectures:
         raise CheckpointError(f"{path}: 'architectures' must be a list with one class name")
+    mixed = architectures[0] == GPT_OSS
+    _check_quantization(path, raw, mixed=mixed)
     if raw.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"{path}: hidden_act is '{raw['hidden_act']}'; must be 'silu'")
     heads = fields.positive("num_attention_heads")
@@ -154,11 +169,53 @@ def config_from_directory(directory: Path) -> ModelConfig:
         rope_theta=theta,
         rope_scaling=scaling,
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        attention_bias=bool(raw.get("attention_bias", False)),
+        attention_bias=bool(raw.get("attention_bias", mixed)),
         mlp_bias=bool(raw.get("mlp_bias", False)),
         eos_token_ids=_hf_eos(directory, raw),
+        mixture=_mixture(fields) if mixed else None,
+        windows=_windows(path, raw, fields) if mixed else (),
     )
     return _checked(config, str(path))
+
+
+def _check_quantization(path: Path, raw: Mapping[str, Any], *, mixed: bool) -> None:
+    given = raw.get("quantization_config") or {}
+    method = given.get("quant_method", "unknown") if given else None
+    if mixed and method != "mxfp4":
+        raise CheckpointError(
+            f"{path}: quantization_config must have the method 'mxfp4', as gpt-oss is released; "
+            f"got {method!r}"
+        )
+    if method and not mixed:
+        raise CheckpointError(
+            f"{path}: quantization_config has the method '{method}', which is not supported; "
+            "safetensors must hold float32, float16 or bfloat16 weights"
+        )
+
+
+def _mixture(fields: Fields) -> Mixture:
+    experts = fields.positive("num_local_experts")
+    top = fields.positive("num_experts_per_tok", 4)
+    if top > experts:
+        raise CheckpointError(
+            f"{fields.where}: 'num_experts_per_tok' must be at most the {experts} experts, "
+            f"got {top}"
+        )
+    alpha, limit = fields.number("swiglu_alpha", 1.702), fields.number("swiglu_limit", 7.0)
+    return Mixture(experts, top, alpha, limit)
+
+
+def _windows(path: Path, raw: Mapping[str, Any], fields: Fields) -> tuple[int, ...]:
+    layers = fields.positive("num_hidden_layers")
+    window = fields.positive("sliding_window", 128)
+    allowed = {"sliding_attention": window, "full_attention": 0}
+    kinds = raw.get("layer_types") or [list(allowed)[index % 2] for index in range(layers)]
+    if len(kinds) != layers or not set(kinds) <= set(allowed):
+        raise CheckpointError(
+            f"{path}: 'layer_types' must have one of {', '.join(allowed)} for each of {layers} "
+            f"layers, got {kinds!r}"
+        )
+    return tuple(allowed[kind] for kind in kinds)
 
 
 def _hf_rope(
@@ -166,7 +223,7 @@ def _hf_rope(
 ) -> tuple[float, RopeScaling | None]:
     # transformers 5 writes `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`.
     merged = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
-    fields = _Fields(f"{path}: RoPE", merged)
+    fields = Fields(f"{path}: RoPE", merged)
     theta = fields.number("rope_theta", float(raw.get("rope_theta") or 10_000.0))
     kind = merged.get("rope_type", merged.get("type", "default"))
     if kind == "default":
@@ -181,7 +238,20 @@ def _hf_rope(
             fields.number("high_freq_factor"),
             fields.positive("original_max_position_embeddings", max_position),
         )
-    raise CheckpointError(f"{path}: rope_type is '{kind}'; must be one of: default, linear, llama3")
+    if kind == "yarn":
+        factor = fields.number("factor")
+        return theta, RopeScaling(
+            "yarn",
+            factor,
+            original_max_position=fields.positive("original_max_position_embeddings", max_position),
+            beta_fast=fields.number("beta_fast", 32.0),
+            beta_slow=fields.number("beta_slow", 1.0),
+            truncate=bool(merged.get("truncate", True)),
+            attention_factor=fields.number("attention_factor", 0.1 * math.log(factor) + 1.0),
+        )
+    raise CheckpointError(
+        f"{path}: rope_type is '{kind}'; must be one of: default, linear, llama3, yarn"
+    )
 
 
 def _hf_eos(directory: Path, raw: Mapping[str, Any]) -> frozenset[int]:
@@ -203,31 +273,3 @@ def _checked(config: ModelConfig, where: str) -> ModelConfig:
     if config.head_dim < 2 or config.head_dim % 2:
         raise CheckpointError(f"{where}: the head dimension must be even, got {config.head_dim}")
     return config
-
-
-class _Fields:
-    """Typed access to a mapping; errors name the file and the field."""
-
-    def __init__(self, where: str, metadata: Mapping[str, Any]) -> None:
-        self.where = where
-        self.metadata = metadata
-
-    def text(self, key: str) -> str:
-        value = self.metadata.get(key)
-        if not isinstance(value, str):
-            raise CheckpointError(f"{self.where}: '{key}' must be a string, got {value!r}")
-        return value
-
-    def positive(self, key: str, default: int | None = None) -> int:
-        value = self.metadata.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointError(f"{self.where}: '{key}' must be a positive number, got {value!r}")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.metadata.get(key)
-        value = default if value is None else value
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-            raise CheckpointError(f"{self.where}: '{key}' must be a positive number, got {value!r}")
-        return float(value)

@@ -12,7 +12,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 # Bytes per value of the data types that can be loaded.
-DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "U8": 1}
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from steelyard_runtime.checkpoint_files.architectures import GPT_OSS
 from steelyard_runtime.errors import CheckpointError
 from steelyard_runtime.models.batch import Model
 from steelyard_runtime.models.checkpoint import Checkpoint
@@ -19,7 +20,15 @@ def _llama(
     return load_llama(checkpoint, device, dtype, block_tokens)
 
 
-ARCHITECTURES: dict[str, Loader] = {"LlamaForCausalLM": _llama}
+def _gpt_oss(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, block_tokens: int
+) -> Model:
+    from steelyard_runtime.models.gpt_oss import load_gpt_oss
+
+    return load_gpt_oss(checkpoint, device, dtype, block_tokens)
+
+
+ARCHITECTURES: dict[str, Loader] = {"LlamaForCausalLM": _llama, GPT_OSS: _gpt_oss}
 
 
 def load_model(

@@ -20,7 +20,8 @@ def cos_sin_table(config: ModelConfig, factors: Tensor | None, positions: int) -
     if factors is not None:
         inverse = inverse / factors.float()
     angles = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
-    return torch.cat((angles.cos(), angles.sin()), dim=-1)
+    table = torch.cat((angles.cos(), angles.sin()), dim=-1)
+    return table * (config.rope_scaling.attention_factor if config.rope_scaling else 1.0)
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:
@@ -31,6 +32,8 @@ def inverse_frequencies(config: ModelConfig) -> Tensor:
         return inverse
     if config.rope_scaling.kind == "linear":
         return inverse / config.rope_scaling.factor
+    if config.rope_scaling.kind == "yarn":
+        return _yarn(inverse, config.rope_scaling, config.rope_theta)
     return _llama3(inverse, config.rope_scaling)
 
 
@@ -43,3 +46,20 @@ def _llama3(inverse: Tensor, scaling: RopeScaling) -> Tensor:
     )
     smooth = smooth.clamp(0.0, 1.0)
     return (1 - smooth) * inverse / scaling.factor + smooth * inverse
+
+
+def _yarn(inverse: Tensor, scaling: RopeScaling, theta: float) -> Tensor:
+    """Stretch low frequencies only, with a ramp (Peng et al.: "YaRN", 2023, section 3.2)."""
+    pairs = len(inverse)
+
+    def pair_that_turns(rotations: float) -> float:
+        wavelength = scaling.original_max_position / (rotations * 2 * math.pi)
+        return pairs * math.log(wavelength) / math.log(theta)
+
+    low, high = pair_that_turns(scaling.beta_fast), pair_that_turns(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * pairs - 1)
+    ramp = (torch.arange(pairs, dtype=torch.float32) - low) / max(high - low, 1e-3)
+    stretched = ramp.clamp(0.0, 1.0)
+    return stretched * inverse / scaling.factor + (1 - stretched) * inverse

@@ -15,7 +15,12 @@ from steelyard_runtime.checkpoint_files.safetensors_header import (
 from steelyard_runtime.errors import CheckpointError
 from steelyard_runtime.models.checkpoint import require_shape
 
-_TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_TORCH_DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "U8": torch.uint8,
+}
 
 
 class SafetensorsCheckpoint:

@@ -58,7 +58,7 @@ def test_generation_config_decides_the_eos_ids(tmp_path: Path) -> None:
         ({"hidden_size": "32"}, "'hidden_size' must be a positive number, got '32'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; must be 'silu'"),
         ({"quantization_config": {"quant_method": "gptq"}}, "the method 'gptq'"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "must be one of: default, linear, llama3"),
+        ({"rope_scaling": {"rope_type": "ntk"}}, "must be one of: default, linear, llama3, yarn"),
         ({"rope_scaling": {"type": "linear"}}, "'factor' must be a positive number, got None"),
         ({"head_dim": 7}, "the head dimension must be even, got 7"),
     ],

@@ -66,7 +66,7 @@ def test_a_gguf_file_loads(write_gguf: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "mamba"}, "architecture 'mamba'; must be one of: LlamaForCausalLM"),
+        ({"architecture": "mamba"}, "architecture 'mamba'; must be one of: GptOss"),
         (
             {"shapes": {"blk.0.ffn_up.weight": None}},
             "tensor 'blk.0.ffn_up.weight' is missing; the file holds 10 tensors",
