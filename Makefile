@@ -19,7 +19,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check crds images e2e chaos bench bench-peers
+.PHONY: help setup demo test lint type check crds images e2e chaos gpu bench bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,12 @@ chaos: setup ## kill, stop and cut workers under load; with MINUTES=20 on a clus
 
 # The Python of an environment with vLLM for CPUs (docs/benchmarks.md); empty: transformers alone.
 VLLM_PYTHON ?=
+
+# The Python of a machine with a GPU and its torch; .venv has a CPU build.
+GPU_PYTHON ?= python3
+
+gpu: ## test and measure on a machine with an NVIDIA GPU; no network, no .venv
+	PYTHON=$(GPU_PYTHON) tests/gpu.sh gpu-results
 
 bench: setup ## measure serving and the router on this machine, alone
 	$(BIN)/python -m steelyard_runtime.bench.serve
