@@ -14,7 +14,7 @@ from harness.kubectl import Kubectl, KubectlError, wait_for
 from harness.verdict import parse
 
 DRIVER = Path(__file__).with_name("driver.py")
-STREAMS = 6
+STREAMS = 5
 OPEN_STREAMS = 4  # how many must be under way at each fault
 # Streams are at most as long as a worker may drain, plus a start on a busy machine.
 END_SECONDS = 180
