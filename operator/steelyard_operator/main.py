@@ -29,6 +29,7 @@ from steelyard_operator.kube.revisions import Revisions
 from steelyard_operator.kube.services import Services
 from steelyard_operator.kube.serving import serving
 from steelyard_operator.kube.token import MasterKey, read_master_key
+from steelyard_operator.kube.transacting import Transacting
 from steelyard_operator.kube.watching import watch
 from steelyard_operator.kube.workers import Workers
 from steelyard_operator.reconcile import Parts, Reconciler
@@ -115,6 +116,7 @@ def _assembled(
         pod_gone=workers.forget,
     )
     revisions = Revisions(client, caches, settings)
+    reporting = Reporting(client, services)
     reconciler = Reconciler(
         Parts(
             settings=settings,
@@ -125,7 +127,8 @@ def _assembled(
             children=Children(client, caches),
             revisions=revisions,
             acting=Acting(client, caches, workers, revisions, leadership),
-            reporting=Reporting(client, services),
+            transacting=Transacting(reporting, leadership),
+            reporting=reporting,
             events=Events(client, identity),
             master_key=master_key,
         )

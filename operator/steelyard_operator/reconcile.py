@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from steelyard_operator.api.load import read, read_status
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.status import InferenceServiceStatus
 from steelyard_operator.api.v1alpha1 import InferenceService
+from steelyard_operator.backends.base import Flip
 from steelyard_operator.backends.registry import backend
 from steelyard_operator.backends.registry import unsupported as engine_unsupported
 from steelyard_operator.errors import UserError
@@ -25,16 +27,17 @@ from steelyard_operator.kube.kinds import DEPLOYMENT, SECRET
 from steelyard_operator.kube.memory import LONGEST_REFUSAL_SECONDS, Memory
 from steelyard_operator.kube.metrics import RECONCILE_SECONDS, RECONCILES
 from steelyard_operator.kube.queue import Key
-from steelyard_operator.kube.reporting import Reporting
+from steelyard_operator.kube.reporting import Reporting, plain
 from steelyard_operator.kube.revisions import Revisions
 from steelyard_operator.kube.services import Services
 from steelyard_operator.kube.token import MasterKey
+from steelyard_operator.kube.transacting import Transacting, plan_events
 from steelyard_operator.kube.workers import Workers
-from steelyard_operator.planning.actions import CreatePod, Plan, StartDrain
+from steelyard_operator.planning.actions import CreatePod, Plan
+from steelyard_operator.planning.deciding import decide
 from steelyard_operator.planning.desired import Desired
-from steelyard_operator.planning.desiring import desired
+from steelyard_operator.planning.flip import donors
 from steelyard_operator.planning.observed import Observed
-from steelyard_operator.planning.planner import only_finish, plan
 from steelyard_operator.planning.status import status, unreadable
 from steelyard_operator.planning.trouble import unsupported
 from steelyard_operator.render.children import children
@@ -62,6 +65,7 @@ class Parts:
     children: Children
     revisions: Revisions
     acting: Acting
+    transacting: Transacting
     reporting: Reporting
     events: Events
     master_key: MasterKey
@@ -108,23 +112,31 @@ class Reconciler:
             return await self._say_unreadable(raw, owner, previous, str(error))
         memory = self._memories.setdefault(owner.uid, Memory())
         refusal = unsupported(service, engine_unsupported(service))
+        deleting = meta.get("deletionTimestamp") is not None
         seen, scene = await self._observe(owner, service, memory)
-        want = desired(
+        choose = partial(
+            decide,
             service,
             previous,
-            seen,
-            prefill_revision=revision_hash(service, Role.PREFILL),
-            decode_revision=revision_hash(service, Role.DECODE),
-            deleting=meta.get("deletionTimestamp") is not None,
+            revisions={role: revision_hash(service, role) for role in (Role.PREFILL, Role.DECODE)},
+            served=refusal is None,
+            deleting=deleting,
+            can_flip=backend(service.spec.runtime.backend).flip is not Flip.NONE,
+            epoch=self._parts.transacting.next_epoch,
         )
-        served = refusal is None or want.deleting
-        planned = plan if served else only_finish
-        the_plan = planned(want, seen, self._now())
-        drains = any(isinstance(action, StartDrain) for action in the_plan.actions)
-        if drains and not want.deleting:
+        choice = choose(seen, now=self._now())
+        if choice.hangs_on_counts and not deleting:
             # Who leaves hangs on who is least busy now, and figures of idle passes are old.
             seen, scene = await self._observe(owner, service, memory, fresh=True)
-            the_plan = planned(want, seen, self._now())
+            choice = choose(seen, now=self._now())
+        want, turn, the_plan = choice.want, choice.turn, choice.plan
+        if turn.changed:
+            previous = await self._parts.transacting.write(raw, previous, want, turn)
+            raw = self._parts.services.get((owner.namespace, owner.uid)) or raw
+            if previous is None:
+                return SOON_SECONDS
+        self._parts.transacting.watch(memory, donors(turn.plan, seen, self._now()))
+        served = refusal is None or deleting
         result = Result()
         if not want.suspended:
             result = await self._apply(
@@ -146,14 +158,14 @@ class Reconciler:
             generation=int(meta["generation"]),
             want=want,
             seen=seen,
-            plan=the_plan,
+            running=turn.plan,
             previous=previous,
             url=endpoint_url(service, self._parts.settings),
             now=self._now().replace(microsecond=0),
             refusal=refusal,
         )
-        waits += [await self._parts.reporting.write(raw, _plain(previous), _plain(made))]
-        for happening in result.done:
+        waits += [await self._parts.reporting.write(raw, plain(previous), plain(made))]
+        for happening in (*plan_events(turn), *result.done):
             await self._parts.events.tell(owner, happening)
         await self._warn(owner, memory)
         raise_first(result.failed)
@@ -259,7 +271,7 @@ class Reconciler:
             made = old.model_copy(
                 update={"conditions": [*conditions, *kept], "observed_generation": generation}
             )
-            await self._parts.reporting.write(raw, _plain(previous), _plain(made))
+            await self._parts.reporting.write(raw, plain(previous), plain(made))
             happening = Happening("NotValid", sentence, "Reading", warning=True)
             await self._parts.events.tell(owner, happening)
         return RESYNC_SECONDS
@@ -279,9 +291,3 @@ class Reconciler:
         self._memories.pop(uid, None)
         self._parts.children.forget(uid)
         self._parts.reporting.forget(uid)
-
-
-def _plain(found: InferenceServiceStatus | None) -> dict[str, Any]:
-    if found is None:
-        return {}
-    return found.model_dump(mode="json", by_alias=True, exclude_none=True)

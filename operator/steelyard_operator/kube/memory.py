@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from steelyard_operator.kube.acting import Result
+from steelyard_operator.planning.flip import Stand
 
 FIRST_REFUSAL_SECONDS, LONGEST_REFUSAL_SECONDS = 5.0, 60.0
 
@@ -21,6 +22,8 @@ class Memory:
     """By slot: until when it is left out, and a sentence."""
     foreign: tuple[str, ...] = ()
     secret_at: float = float("-inf")
+    stands: dict[str, tuple[Stand, float]] = field(default_factory=dict)
+    """By uid of a worker that changes its role: where it stands, and since when."""
 
     @property
     def all_foreign(self) -> tuple[str, ...]:

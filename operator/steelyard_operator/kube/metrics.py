@@ -31,6 +31,19 @@ ACTIONS = Counter(
     ["action", "result"],
     registry=REGISTRY,
 )
+FLIPS = Counter(
+    "steelyard_operator_flips",
+    "Workers of plans that changed roles in place, by the plan's result: done or rolled_back.",
+    ["result"],
+    registry=REGISTRY,
+)
+FLIP_SECONDS = Histogram(
+    "steelyard_operator_flip_seconds",
+    "How long a worker's steps of a flip took: unlabel, drain, role, label.",
+    ["phase"],
+    buckets=(0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 30, 60, 300),
+    registry=REGISTRY,
+)
 QUEUE_DEPTH = Gauge(
     "steelyard_operator_queue_depth",
     "Services that wait for a pass.",

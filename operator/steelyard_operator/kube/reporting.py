@@ -9,13 +9,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from steelyard_operator.api.status import InferenceServiceStatus
 from steelyard_operator.kube.answers import Raw
 from steelyard_operator.kube.client import Client
+from steelyard_operator.kube.errors import Changed
 from steelyard_operator.kube.kinds import INFERENCE_SERVICE
 from steelyard_operator.kube.services import Services
 
 COUNTS_SECONDS = 30.0
 WORDS_SECONDS = 5.0
+OVERTAKEN_SECONDS = 0.5
 ROLES = ("prefill", "decode", "router")
 
 
@@ -47,20 +50,39 @@ class Reporting:
         wait = _patience(there, wanted) - (self._clock() - self._written_at.get(uid, float("-inf")))
         if wait > 0:
             return wait
+        if not (there.get("plan") or wanted.get("plan")):
+            await self._patch(raw, wanted, exactly=False)
+            return None
+        try:
+            # Somebody else's plan must not be overwritten by one that is older.
+            await self._patch(raw, wanted, exactly=True)
+        except Changed:
+            return OVERTAKEN_SECONDS
+        return None
+
+    async def write_exactly(self, raw: Raw, wanted: dict[str, Any]) -> None:
+        """Write a status unless the resource has changed since it was seen.
+
+        Raises:
+            Changed: it has.
+        """
+        await self._patch(raw, wanted, exactly=True)
+
+    async def _patch(self, raw: Raw, wanted: dict[str, Any], *, exactly: bool) -> None:
         meta = raw["metadata"]
+        tested = ("uid", "resourceVersion") if exactly else ("uid",)
         answer = await self._client.patch(
             INFERENCE_SERVICE,
             meta["namespace"],
             meta["name"],
             [
-                {"op": "test", "path": "/metadata/uid", "value": uid},
+                *({"op": "test", "path": f"/metadata/{k}", "value": meta[k]} for k in tested),
                 {"op": "add", "path": "/status", "value": wanted},
             ],
             subresource="status",
         )
-        self._written_at[uid] = self._clock()
+        self._written_at[meta["uid"]] = self._clock()
         self._services.put(answer)
-        return None
 
     def forget(self, uid: str) -> None:
         """Drop what is remembered of a resource that is gone."""
@@ -88,3 +110,10 @@ def _without_words(status: dict[str, Any]) -> dict[str, Any]:
     for condition in found.get("conditions") or ():
         condition.pop("message", None)
     return found
+
+
+def plain(found: InferenceServiceStatus | None) -> dict[str, Any]:
+    """Return a status as it is written."""
+    if found is None:
+        return {}
+    return found.model_dump(mode="json", by_alias=True, exclude_none=True)

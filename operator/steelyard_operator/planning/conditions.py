@@ -6,6 +6,7 @@ from datetime import datetime
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.optimisations import SpeculationMethod
+from steelyard_operator.api.plan_status import PlanState, PlanStatus
 from steelyard_operator.api.status import Condition, ConditionStatus, ConditionType
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.planning import reasons
@@ -35,6 +36,7 @@ def conditions(
     seen: Observed,
     troubles: Sequence[Trouble],
     *,
+    running: PlanStatus | None = None,
     generation: int,
     previous: Sequence[Condition],
     now: datetime,
@@ -42,7 +44,7 @@ def conditions(
     """Return all conditions, in a fixed order; a transition time changes with the status alone."""
     old = {condition.type: condition for condition in previous}
     found = []
-    for finding in _findings(service, want, seen, troubles):
+    for finding in _findings(service, want, seen, troubles, running):
         before = old.get(finding.type)
         same = before is not None and before.status is finding.status
         found.append(
@@ -59,12 +61,16 @@ def conditions(
 
 
 def _findings(
-    service: InferenceService, want: Desired, seen: Observed, troubles: Sequence[Trouble]
+    service: InferenceService,
+    want: Desired,
+    seen: Observed,
+    troubles: Sequence[Trouble],
+    running: PlanStatus | None,
 ) -> Iterator[Finding]:
     prefill = _role(ConditionType.PREFILL_READY, Role.PREFILL, want, seen)
     decode = _role(ConditionType.DECODE_READY, Role.DECODE, want, seen)
     router = _router(want, seen)
-    work = _work(want, seen, troubles)
+    work = _work(want, seen, troubles, running)
     stalled = next((trouble for trouble in troubles if trouble.stalled), None)
     yield _ready((prefill, decode, router), troubles)
     yield Finding(
@@ -127,7 +133,9 @@ def _router(want: Desired, seen: Observed) -> Finding:
     return Finding(ConditionType.ROUTER_READY, TRUE, reason, sentence)
 
 
-def _work(want: Desired, seen: Observed, troubles: Sequence[Trouble]) -> Finding | None:
+def _work(
+    want: Desired, seen: Observed, troubles: Sequence[Trouble], running: PlanStatus | None
+) -> Finding | None:
     """What is under way, or None."""
 
     def working(reason: str, message: str) -> Finding:
@@ -143,6 +151,8 @@ def _work(want: Desired, seen: Observed, troubles: Sequence[Trouble]) -> Finding
     old = rolling(want, seen)
     if old and not want.paused:
         return working(reasons.ROLLING_OUT, f"{len(old)} workers are still to be replaced")
+    if running is not None and running.state is PlanState.RUNNING:
+        return working(reasons.REBALANCING, running.message)
     draining = sum(1 for pod in seen.pods if is_draining(pod) or pod.deleting)
     if draining:
         return working(reasons.DRAINING, f"{draining} workers finish their requests or end")

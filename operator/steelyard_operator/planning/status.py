@@ -4,6 +4,7 @@ from datetime import datetime
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.operations import Switch
+from steelyard_operator.api.plan_status import PlanStatus
 from steelyard_operator.api.status import (
     Condition,
     ConditionStatus,
@@ -14,7 +15,6 @@ from steelyard_operator.api.status import (
 )
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.planning import reasons
-from steelyard_operator.planning.actions import Plan
 from steelyard_operator.planning.conditions import conditions
 from steelyard_operator.planning.desired import Desired
 from steelyard_operator.planning.draining import is_draining
@@ -29,7 +29,7 @@ def status(
     generation: int,
     want: Desired,
     seen: Observed,
-    plan: Plan,
+    running: PlanStatus | None = None,
     previous: InferenceServiceStatus | None,
     url: str,
     now: datetime,
@@ -42,7 +42,7 @@ def status(
         generation: of the resource that `want` was made from.
         want: the target.
         seen: the facts, before the plan.
-        plan: what is being done.
+        running: the plan in force, or the last one.
         previous: the status as it is; what this function does not know of is kept.
         url: of the endpoint inside the cluster.
         now: the time.
@@ -61,10 +61,12 @@ def status(
                 want,
                 seen,
                 found,
+                running=running,
                 generation=generation,
                 previous=old.conditions,
                 now=now,
             ),
+            "plan": running,
             "observed_generation": generation,
             "url": url,
             "prefill": _role(Role.PREFILL, want, seen),

@@ -120,30 +120,28 @@ class Cluster:
 
 
 class Worker:
-    """A worker's admin port on an address of its own."""
+    """A worker's admin port on an address of its own; it refuses what a real one refuses."""
 
     def __init__(self, ip: str, role: str) -> None:
         self.in_flight = 0
         self.role = role
+        self.phase = "ready"
+        self.epoch = 0
+        self.fingerprint = "f" * 64
         self.orders: list[tuple[str, dict[str, Any]]] = []
-        state = {"role": role, "phase": "ready", "fingerprint": "f" * 64, "epoch": 0}
         worker = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self._answer()
+                self._answer(200)
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                worker.orders.append((self.path, body))
-                state["phase"] = "draining" if self.path == "/drain" else "ready"
-                self._answer()
+                self._answer(worker.take(self.path, body))
 
-            def _answer(self) -> None:
-                if state["phase"] == "draining" and worker.in_flight == 0:
-                    state["phase"] = "drained"
-                content = json.dumps({**state, "inFlight": worker.in_flight}).encode()
-                self.send_response(200)
+            def _answer(self, status: int) -> None:
+                content = json.dumps(worker.state()).encode()
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -155,6 +153,27 @@ class Worker:
         self._thread = threading.Thread(target=self._server.serve_forever)
         self._thread.start()
 
+    def state(self) -> dict[str, Any]:
+        """Return the body of `GET /state`."""
+        if self.phase == "draining" and self.in_flight == 0:
+            self.phase = "drained"
+        said = {"role": self.role, "phase": self.phase, "epoch": self.epoch}
+        return {**said, "fingerprint": self.fingerprint, "inFlight": self.in_flight}
+
+    def take(self, path: str, body: dict[str, Any]) -> int:
+        """Do what an order says; returns the status of the answer."""
+        if body.get("epoch", self.epoch) < self.epoch:
+            return 409
+        self.epoch = body.get("epoch", self.epoch)
+        if path == "/drain":
+            self.phase = "draining"
+        elif body["role"] not in (self.role, "both") and self.state()["phase"] != "drained":
+            return 409
+        else:
+            self.role, self.phase = body["role"], "ready"
+        self.orders.append((path, body))
+        return 200
+
     def close(self) -> None:
         """End the server."""
         self._server.shutdown()
@@ -163,7 +182,9 @@ class Worker:
 
 
 @contextmanager
-def operating(api: Any, folder: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+def operating(
+    api: Any, folder: Path, *, module: str = "steelyard_operator.cli", **settings: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run an operator for the time of the block."""
     key, kubeconfig = folder / "key", folder / "kubeconfig"
     key.write_text("k" * 32)
@@ -186,7 +207,7 @@ def operating(api: Any, folder: Path, **settings: str) -> Iterator[subprocess.Po
         **settings,
     }
     log = folder / f"operator-{secrets.token_hex(2)}.log"
-    command = [sys.executable, "-m", "steelyard_operator.cli", "operator"]
+    command = [sys.executable, "-m", module, "operator"]
     with (
         log.open("wb") as output,
         subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process,
