@@ -150,7 +150,9 @@ class Reconciler:
             )  # the status says at once what came of the plan
         # A wait for quota is no news for as long as nothing was made.
         waits = [RESYNC_SECONDS, the_plan.look_again_after_seconds]
-        waits += [SOON_SECONDS if result.late or result.failed else None]
+        # Nobody tells of our own writes, and each may be followed by another.
+        acted = result.carried_out or result.late or result.failed
+        waits += [SOON_SECONDS if acted else None]
         waits += [memory.refused_until - self._clock() if memory.refused else None]
         waits += [LONGEST_REFUSAL_SECONDS if memory.refused_object else None]
         made = status(

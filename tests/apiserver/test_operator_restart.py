@@ -88,3 +88,36 @@ def test_a_second_operator_waits_until_the_first_is_gone(cluster: Cluster, tmp_p
             cluster.edit({"spec": {"decode": {"replicas": 2}}})
             eventually(lambda: len(cluster.pods()) == 3, "three pods")
             assert second.poll() is None
+
+
+def test_a_leader_that_was_stopped_writes_nothing_when_it_goes_on(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """After SIGSTOP the other one leads, with a higher epoch; SIGCONT makes the old one end."""
+    settings = {"STEELYARD_NAMESPACE": cluster.namespace, "STEELYARD_LEASE_SECONDS": "3"}
+
+    def epoch() -> int:
+        lease = cluster.api.call("GET", LEASE.format("steelyard-system")).body
+        return int(lease["spec"]["leaseTransitions"])
+
+    with operating(cluster.api, tmp_path, **settings) as first:
+        leader = eventually(lambda: holder(cluster.api), "an operator leads")
+        before = epoch()
+        cluster.apply()
+        eventually(lambda: len(cluster.pods()) == 2, "two pods")
+        with operating(cluster.api, tmp_path, **settings) as second:
+            first.send_signal(signal.SIGSTOP)
+            try:
+                eventually(
+                    lambda: holder(cluster.api) not in ("", leader), "the other operator leads"
+                )
+                cluster.edit({"spec": {"decode": {"replicas": 2}}})
+                eventually(lambda: len(cluster.pods()) == 3, "three pods")
+                uids = {pod["metadata"]["uid"] for pod in cluster.pods()}
+                now = holder(cluster.api)
+            finally:
+                first.send_signal(signal.SIGCONT)
+            assert first.wait(timeout=30) != 0
+            assert (holder(cluster.api), second.poll()) == (now, None)
+            assert epoch() == before + 1
+            assert {pod["metadata"]["uid"] for pod in cluster.pods()} == uids

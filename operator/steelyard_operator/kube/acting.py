@@ -85,6 +85,8 @@ class Result:
     created: int = 0
     foreign_slots: dict[int, str] = field(default_factory=dict)
     """By slot: a sentence about the pod that is somebody else's."""
+    carried_out: int = 0
+    """How many actions were done; the watch does not tell of our own writes."""
     late: int = 0
     """How many actions were overtaken by a change."""
     failed: list[ApiError] = field(default_factory=list)
@@ -160,6 +162,7 @@ class Acting:
         else:
             outcome = "done"
         ACTIONS.labels(name, outcome).inc()
+        result.carried_out += outcome == "done"
         result.late += outcome == "late"
         reason, note = getattr(action, "reason", None), getattr(action, "message", None)
         if outcome == "done" and reason and note:
