@@ -1,19 +1,23 @@
 """`steelyard plan FILE`: what the operator would do next, and what it would change. Pure.
 
 The operator's own planner decides; the first step is shown, because later ones depend on how pods
-fare. In-flight requests are not asked for, so the worker that a scale-down chooses may be another.
+fare. In-flight requests are not asked for, so the worker that a scale-down or a flip chooses may be
+another.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from steelyard_operator.api.load import read_status
 from steelyard_operator.api.names import TEMPLATE_ANNOTATION, Role
 from steelyard_operator.api.v1alpha1 import InferenceService
+from steelyard_operator.backends.base import Flip
+from steelyard_operator.backends.registry import backend
 from steelyard_operator.planning.actions import Action, CreatePod, DeleteRevision, Plan
-from steelyard_operator.planning.desiring import desired
-from steelyard_operator.planning.planner import plan
+from steelyard_operator.planning.deciding import decide
+from steelyard_operator.planning.observed import Observed, WorkerState
 from steelyard_operator.preview.differences import both_ways, differences
 from steelyard_operator.preview.situation import Situation
 from steelyard_operator.render.children import children
@@ -50,15 +54,29 @@ def preview(
 
 def next_step(service: InferenceService, situation: Situation, now: datetime) -> Plan:
     """Return what the operator's planner says to what there is."""
-    want = desired(
+    seen = situation.seen
+    if situation.resource is not None:
+        seen = replace(seen, states=_as_if_asked(seen))
+    return decide(
         service,
         read_status(situation.resource) if situation.resource else None,
-        situation.seen,
-        prefill_revision=revision_hash(service, Role.PREFILL),
-        decode_revision=revision_hash(service, Role.DECODE),
+        seen,
+        revisions={role: revision_hash(service, role) for role in (Role.PREFILL, Role.DECODE)},
+        served=True,
         deleting=False,
-    )
-    return plan(want, situation.seen, now)
+        can_flip=backend(service.spec.runtime.backend).flip is not Flip.NONE,
+        now=now,
+        epoch=0,
+    ).plan
+
+
+def _as_if_asked(seen: Observed) -> dict[str, WorkerState]:
+    """What ready workers would say: nothing in flight, in the role of their label."""
+    return {
+        pod.uid: WorkerState("ready", 0, next(iter(pod.roles)))
+        for pod in seen.pods
+        if pod.ready and len(pod.roles) == 1
+    }
 
 
 def _objects(

@@ -6,8 +6,13 @@ from typing import Any
 import pytest
 import yaml
 
+from steelyard_operator.api.names import Role
 from steelyard_operator.cli import main
 from steelyard_operator.preview.differences import both_ways, differences
+from steelyard_operator.preview.planning import next_step
+from steelyard_operator.preview.situation import Situation
+from steelyard_operator.render.revision import revision_hash
+from steelyard_operator.testing import NOON, a_service, pod, saw
 
 SAMPLE = Path(__file__).parents[3] / "manifests/samples/smollm2.yaml"
 
@@ -83,3 +88,19 @@ def test_inputs_are_compared_both_ways() -> None:
         "a.c: removed, was 3",
         "d: removed, was 4",
     ]
+
+
+def test_a_new_split_is_shown_as_a_flip() -> None:
+    """The preview decides as the operator does: the worker's pod stays."""
+    service = a_service(prefill={"replicas": 2}, decode={"replicas": 1})
+    hashes = {role: revision_hash(service, role) for role in (Role.PREFILL, Role.DECODE)}
+    pods = [
+        pod(slot, role, revision=hashes[role])
+        for slot, role in enumerate((Role.DECODE, Role.DECODE, Role.PREFILL))
+    ]
+    resource = {"metadata": {"uid": "u"}, "status": {}}
+
+    made = next_step(service, Situation(resource, saw(*pods)), NOON)
+
+    (step,) = made.actions
+    assert getattr(step, "reason", "") == "Flipping"
