@@ -1,0 +1,1 @@
+"""How many workers each role should have: demand, capacity, the cheapest split that suffices."""

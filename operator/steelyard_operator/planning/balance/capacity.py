@@ -1,0 +1,96 @@
+"""What a worker can do, and how many a demand needs.
+
+Prefill is a queue: prompts wait for one of N workers. How long is Erlang's C formula with
+exponential tails (Gross and Harris, "Fundamentals of Queueing Theory", M/M/c); unequal prompts
+count as longer ones. Decode is a share: a step takes a + b * sequences + c * tokens in the cache,
+so the objective says how many sequences a worker may have.
+"""
+
+import math
+from dataclasses import dataclass
+
+from steelyard_operator.planning.balance.signals import Objectives
+
+MOST_WORKERS = 10_000
+CHANCE = 1.0  # standard deviations
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """One worker of each role."""
+
+    prefill_tokens_per_second: float
+    prefill_overhead_seconds: float  # of a request, whatever its length
+    step_seconds: float  # a
+    step_seconds_per_sequence: float  # b
+    step_seconds_per_token: float  # c
+    kv_tokens: int  # what its cache holds
+    max_sequences: int
+
+    def step(self, sequences: float, tokens: float) -> float:
+        """Return the seconds of a decode step."""
+        return (
+            self.step_seconds
+            + self.step_seconds_per_sequence * sequences
+            + self.step_seconds_per_token * tokens
+        )
+
+    def sequences_within(self, tpot_seconds: float, context_tokens: float) -> int:
+        """Return how many sequences of this context a worker may decode; at least 1."""
+        each = self.step_seconds_per_sequence + self.step_seconds_per_token * context_tokens
+        by_time = (tpot_seconds - self.step_seconds) / each if each > 0 else math.inf
+        by_memory = self.kv_tokens / max(context_tokens, 1.0)
+        return max(1, int(min(by_time, by_memory, self.max_sequences)))
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What arrives in a second, and its shape."""
+
+    requests: float
+    input_tokens: float
+    spread: float  # mean square of prompt lengths over the square of their mean; 1: all equal
+    output_tokens: float
+    context_tokens: float  # of a sequence in the middle of its decode
+
+
+def prefill_workers(demand: Demand, capacity: Capacity, objectives: Objectives) -> int:
+    """Return the fewest prefill workers whose queue keeps the TTFT objective."""
+    if demand.requests <= 0:
+        return 0
+    own = (
+        demand.input_tokens / demand.requests / capacity.prefill_tokens_per_second
+        + capacity.prefill_overhead_seconds
+    )
+    # Half of the mean square is what a queue feels of service times that vary.
+    service = own * (1 + demand.spread) / 2
+    load = demand.requests * own
+    allowed = objectives.ttft_seconds - 2 * own  # The request itself, and the first decode step.
+    late = 1 - objectives.percentile
+    for count in range(max(1, math.ceil(load)), MOST_WORKERS):
+        if count > load and _waits_longer(count, load, max(allowed, 0.0) / service) <= late:
+            return count
+    return MOST_WORKERS
+
+
+def decode_workers(demand: Demand, capacity: Capacity, objectives: Objectives) -> int:
+    """Return the fewest decode workers that keep the TPOT objective."""
+    if demand.output_tokens <= 0:
+        return 0
+    most = capacity.sequences_within(objectives.tpot_seconds, demand.context_tokens)
+    step = capacity.step(most, most * demand.context_tokens)
+    sequences = demand.output_tokens * step
+    # How many there are at once varies as a Poisson number does, and so does their share of each.
+    return math.ceil((sequences + CHANCE * math.sqrt(sequences)) / most)
+
+
+def _waits_longer(count: int, load: float, services: float) -> float:
+    """Return the share of requests that wait longer than `services` mean service times."""
+    return _erlang_c(count, load) * math.exp(-(count - load) * services)
+
+
+def _erlang_c(count: int, load: float) -> float:
+    blocking = 1.0  # Erlang B, by its recursion.
+    for servers in range(1, count + 1):
+        blocking = load * blocking / (servers + load * blocking)
+    return blocking / (1 - load / count * (1 - blocking))

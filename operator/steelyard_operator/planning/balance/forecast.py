@@ -1,0 +1,105 @@
+"""Demand over the time that an act takes: the rate of now, its trend, and a margin for chance."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from steelyard_operator.planning.balance.capacity import Demand
+from steelyard_operator.planning.balance.signals import Signals
+
+RATE_SECONDS = 60.0  # over which the rate of now is taken
+TREND_SECONDS = 240.0  # and how far back its trend goes
+LENGTH_SECONDS = 300.0  # lengths change slowly, and few requests tell little
+UNREST_SECONDS = 900.0  # over which it is seen how much a rate changes while an act takes effect
+# Where that is not known yet: a tenth of the rate.
+UNKNOWN_UNREST = 0.1
+# A trend is not followed further than this: bursts end.
+MOST_GROWTH = 0.2
+# Standard deviations: of the rate's own noise, requests being unequal (a compound Poisson process),
+# and of its changes. On Azure's trace 1.0 keeps 98 % where 95 % are asked.
+MARGIN = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a forecast says besides the demand."""
+
+    demand: Demand
+    certain: bool  # whether enough was seen to act on
+
+
+def forecast(history: Sequence[Signals], horizon_seconds: float) -> Rates:
+    """Return the demand `horizon_seconds` from now.
+
+    Args:
+        history: the ticks so far, oldest first; only the last minutes count.
+        horizon_seconds: how long an act takes to help.
+    """
+    recent = _last(history, RATE_SECONDS)
+    seconds = sum(tick.seconds for tick in recent)
+    requests = sum(tick.requests for tick in recent)
+    if not requests or seconds <= 0:
+        nothing = Demand(0.0, 0.0, 1.0, 0.0, 1.0)
+        return Rates(nothing, certain=seconds >= RATE_SECONDS / 2)
+    tokens = sum(tick.input_tokens for tick in recent)
+    squares = sum(tick.input_tokens_squared for tick in recent)
+    rate = tokens / seconds
+    rate += MARGIN * (math.sqrt(squares) / seconds + rate * _unrest(history, horizon_seconds))
+    growth = 1 + min(_growth(history) * horizon_seconds, MOST_GROWTH)
+    lengths = _last(history, LENGTH_SECONDS)
+    finished = sum(tick.finished for tick in lengths)
+    # Before the first answer has ended nothing is known of their lengths: as long as the prompts.
+    output = sum(tick.finished_output_tokens for tick in lengths) / finished if finished else 256.0
+    context = (
+        sum(tick.context_tokens for tick in lengths) / finished - output / 2
+        if finished
+        else tokens / requests
+    )
+    arrivals = (requests + MARGIN * math.sqrt(requests)) / seconds
+    demand = Demand(
+        requests=arrivals * growth,
+        input_tokens=rate * growth,
+        spread=max(1.0, squares * requests / tokens**2) if tokens else 1.0,
+        output_tokens=arrivals * output * growth,
+        context_tokens=max(1.0, context),
+    )
+    return Rates(demand, certain=seconds >= RATE_SECONDS / 2)
+
+
+def _growth(history: Sequence[Signals]) -> float:
+    """Return the relative growth of arrivals a second, 0 where they do not clearly grow."""
+    window = _last(history, TREND_SECONDS)
+    half = len(window) // 2
+    if half < 2:
+        return 0.0
+    before, after = window[:half], window[half:]
+    seconds = [sum(tick.seconds for tick in part) for part in (before, after)]
+    counts = [sum(tick.requests for tick in part) for part in (before, after)]
+    if not counts[0] or min(seconds) <= 0:
+        return 0.0
+    rates = [count / time for count, time in zip(counts, seconds, strict=True)]
+    noise = 2 * math.sqrt(sum(counts)) / min(seconds)
+    rise = max(0.0, rates[1] - rates[0] - noise)
+    return rise / (sum(seconds) / 2) / rates[1]
+
+
+def _unrest(history: Sequence[Signals], horizon_seconds: float) -> float:
+    """Return the mean size of the relative change of a rate over the horizon, as it was lately."""
+    window = _last(history, UNREST_SECONDS)
+    if not window:
+        return UNKNOWN_UNREST
+    bucket = max(1, round(horizon_seconds / 3 / (sum(t.seconds for t in window) / len(window))))
+    amounts = [tick.input_tokens for tick in window]
+    sums = [sum(amounts[i : i + bucket]) for i in range(0, len(amounts) - bucket + 1, bucket)]
+    pairs = [(a, b) for a, b in zip(sums, sums[3:], strict=False) if a > 0]
+    if len(pairs) < 4:
+        return UNKNOWN_UNREST
+    return math.sqrt(sum((b / a - 1) ** 2 for a, b in pairs) / len(pairs))
+
+
+def _last(history: Sequence[Signals], seconds: float) -> Sequence[Signals]:
+    taken, start = 0.0, len(history)
+    while start and taken < seconds:
+        start -= 1
+        taken += history[start].seconds
+    return history[start:]

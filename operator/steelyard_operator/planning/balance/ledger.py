@@ -1,0 +1,78 @@
+"""Decisions as lines of JSON with all that they were made from, and the same decisions again."""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+from steelyard_operator.errors import UserError
+from steelyard_operator.planning.balance.capacity import Capacity
+from steelyard_operator.planning.balance.planner import (
+    Decision,
+    PlannerState,
+    Settings,
+    decide,
+)
+from steelyard_operator.planning.balance.signals import Limits, Objectives, Signals
+
+
+def line(signals: Signals, limits: Limits, settings: Settings, decision: Decision) -> str:
+    """Return one tick as a line."""
+    return json.dumps(
+        {
+            "signals": asdict(signals),
+            "limits": asdict(limits),
+            "settings": asdict(settings),
+            "decision": asdict(decision),
+        },
+        separators=(",", ":"),
+    )
+
+
+def replay(
+    lines: Iterable[str], *, arrivals: float = 1.0
+) -> Iterator[tuple[Decision, dict[str, Any] | None]]:
+    """Yield the decision of each line's inputs, and the one that is written there, if any.
+
+    Args:
+        lines: ticks in their order.
+        arrivals: as if so many times as many requests had come.
+
+    Raises:
+        UserError: a line is no tick.
+    """
+    state = PlannerState()
+    for number, text in enumerate(lines, start=1):
+        if not text.strip():
+            continue
+        try:
+            tick = json.loads(text)
+            signals, limits = Signals(**tick["signals"]), Limits(**tick["limits"])
+            given = tick["settings"]
+            settings = Settings(
+                **{
+                    **given,
+                    "objectives": Objectives(**given["objectives"]),
+                    "capacity": Capacity(**given["capacity"]),
+                }
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"line {number} is no tick of a ledger: {error}") from None
+        signals = _multiplied(signals, arrivals)
+        state, decision = decide(state, signals, limits, settings)
+        yield decision, tick.get("decision")
+
+
+def _multiplied(signals: Signals, arrivals: float) -> Signals:
+    if arrivals == 1.0:
+        return signals
+    return replace(
+        signals,
+        requests=round(signals.requests * arrivals),
+        input_tokens=round(signals.input_tokens * arrivals),
+        input_tokens_squared=signals.input_tokens_squared * arrivals,
+        finished=round(signals.finished * arrivals),
+        finished_output_tokens=round(signals.finished_output_tokens * arrivals),
+        context_tokens=round(signals.context_tokens * arrivals),
+        decoding=round(signals.decoding * arrivals),
+    )

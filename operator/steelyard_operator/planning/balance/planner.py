@@ -1,0 +1,189 @@
+"""One tick: signals in, the wanted split out. Pure: the same inputs give the same decision."""
+
+import math
+from dataclasses import dataclass, replace
+
+from steelyard_operator.planning.balance.capacity import (
+    Capacity,
+    Demand,
+    decode_workers,
+    prefill_workers,
+)
+from steelyard_operator.planning.balance.cost import dollars_per_million
+from steelyard_operator.planning.balance.forecast import UNREST_SECONDS, forecast
+from steelyard_operator.planning.balance.signals import Limits, Objectives, Signals, Split
+
+# How long a role must have been too large before a worker is removed: a new one costs a cold start.
+HOLD_SECONDS = 180.0
+# How long before one changes its role: changing back costs a drain.
+FLIP_HOLD_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What does not change between ticks."""
+
+    objectives: Objectives
+    capacity: Capacity
+    cold_start_seconds: float
+    cooldown_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """What one tick asked for."""
+
+    age_seconds: float
+    split: Split
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerState:
+    """What is carried from tick to tick."""
+
+    history: tuple[Signals, ...] = ()
+    needed: tuple[Needed, ...] = ()
+    since_change_seconds: float = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The wanted split, what it was chosen for, and why."""
+
+    split: Split
+    demand: Demand
+    needed: Split  # by the demand alone, before limits and hysteresis
+    reason: str  # one CamelCase word
+
+
+def decide(
+    state: PlannerState, signals: Signals, limits: Limits, settings: Settings
+) -> tuple[PlannerState, Decision]:
+    """Return the next state and the decision of this tick.
+
+    Args:
+        state: of the last tick; `PlannerState()` at first.
+        signals: measured since then.
+        limits: of the resource.
+        settings: of the service.
+    """
+    history = _kept((*state.history, signals), UNREST_SECONDS)
+    rates = forecast(history, settings.cold_start_seconds + signals.seconds)
+    needed = _needed(rates.demand, signals, settings)
+    aged = tuple(
+        replace(past, age_seconds=past.age_seconds + signals.seconds)
+        for past in state.needed
+        if past.age_seconds + signals.seconds <= HOLD_SECONDS
+    )
+    recent = (*aged, Needed(0.0, needed))
+    now = Split(signals.prefill, signals.decode)
+    waited = state.since_change_seconds + signals.seconds
+    if not rates.certain or waited < settings.cooldown_seconds:
+        chosen, reason = now, "Watching"
+    else:
+        whole_hold = sum(tick.seconds for tick in history) >= HOLD_SECONDS
+        chosen, reason = _with_hysteresis(now, needed, recent, limits, whole_hold=whole_hold)
+    chosen, reason = _within(chosen, reason, limits, rates.demand)
+    changed = chosen != now
+    return (
+        PlannerState(history, recent, 0.0 if changed else waited),
+        Decision(chosen, rates.demand, needed, reason),
+    )
+
+
+def _needed(demand: Demand, signals: Signals, settings: Settings) -> Split:
+    prefill = prefill_workers(demand, settings.capacity, settings.objectives)
+    decode = decode_workers(demand, settings.capacity, settings.objectives)
+    # What waits is not in the rate of arrivals: it must go while a new worker starts.
+    backlog = signals.backlog_tokens / settings.capacity.prefill_tokens_per_second
+    late = backlog - settings.objectives.ttft_seconds * max(signals.prefill, 1)
+    if late > 0:
+        prefill += math.ceil(late / settings.cold_start_seconds)
+    most = settings.capacity.sequences_within(
+        settings.objectives.tpot_seconds, demand.context_tokens
+    )
+    if signals.decoding > most * max(signals.decode, 1):
+        decode = max(decode, -(-signals.decoding // most))
+    return Split(prefill, decode)
+
+
+def _with_hysteresis(
+    now: Split,
+    needed: Split,
+    recent: tuple[Needed, ...],
+    limits: Limits,
+    *,
+    whole_hold: bool,
+) -> tuple[Split, str]:
+    """Grow at once; shrink what was too large for the whole hold; flip before adding."""
+    held = Split(
+        max(past.split.prefill for past in recent), max(past.split.decode for past in recent)
+    )
+    flip_held = Split(
+        max(p.split.prefill for p in recent if p.age_seconds <= FLIP_HOLD_SECONDS),
+        max(p.split.decode for p in recent if p.age_seconds <= FLIP_HOLD_SECONDS),
+    )
+    grow = Split(max(now.prefill, needed.prefill), max(now.decode, needed.decode))
+    if whole_hold and limits.flips and None is limits.fixed_prefill is limits.fixed_decode:
+        missing = grow.prefill - now.prefill
+        spare = now.decode - max(flip_held.decode, limits.min_decode)
+        if missing > 0 and spare > 0:
+            moved = min(missing, spare)
+            return Split(now.prefill + missing, now.decode - moved), "MorePrefill"
+        missing = grow.decode - now.decode
+        spare = now.prefill - max(flip_held.prefill, limits.min_prefill)
+        if missing > 0 and spare > 0:
+            moved = min(missing, spare)
+            return Split(now.prefill - moved, now.decode + missing), "MoreDecode"
+    if grow != now:
+        return grow, "MoreDemand"
+    if not whole_hold:
+        return now, "Watching"
+    shrunk = Split(min(now.prefill, held.prefill), min(now.decode, held.decode))
+    return shrunk, "LessDemand" if shrunk != now else "Steady"
+
+
+def _within(split: Split, reason: str, limits: Limits, demand: Demand) -> tuple[Split, str]:
+    """Return the split inside the limits; where both roles do not fit, both give way alike."""
+
+    def bounded(count: int, low: int, high: int | None, fixed: int | None) -> int:
+        if fixed is not None:
+            return fixed
+        return max(low, count if high is None else min(count, high))
+
+    prefill = bounded(split.prefill, limits.min_prefill, limits.max_prefill, limits.fixed_prefill)
+    decode = bounded(split.decode, limits.min_decode, limits.max_decode, limits.fixed_decode)
+    room = limits.max_workers
+    allowed = _affordable(limits, demand)
+    if allowed is not None and prefill + decode > allowed:
+        room, reason = min(room, max(allowed, limits.min_prefill + limits.min_decode)), "Ceiling"
+    if prefill + decode > room:
+        if limits.fixed_prefill is not None:
+            decode = max(0, room - prefill)
+        elif limits.fixed_decode is not None:
+            prefill = max(0, room - decode)
+        else:
+            share = round(room * prefill / (prefill + decode))
+            prefill = min(max(share, limits.min_prefill), room - limits.min_decode)
+            decode = room - prefill
+        if reason != "Ceiling":
+            reason = "AtMost"
+    return Split(prefill, decode), reason
+
+
+def _affordable(limits: Limits, demand: Demand) -> int | None:
+    """Return how many workers the ceiling of $/Mtok pays for at this demand."""
+    ceiling = limits.ceiling_per_million_tokens
+    tokens = demand.input_tokens + demand.output_tokens
+    if ceiling is None or limits.dollars_per_worker_hour <= 0 or tokens <= 0:
+        return None
+    each = dollars_per_million(limits.dollars_per_worker_hour, 1.0, tokens * 3600)
+    return int(ceiling / each) if each else None
+
+
+def _kept(history: tuple[Signals, ...], seconds: float) -> tuple[Signals, ...]:
+    taken, start = 0.0, len(history)
+    while start and taken < seconds:
+        start -= 1
+        taken += history[start].seconds
+    return history[start:]

@@ -1,0 +1,1 @@
+"""A service in simulated time: the planner's own code against other policies, on traces."""

@@ -1,0 +1,213 @@
+"""Ticks of measured demand become splits: inside all limits, at once upwards, slowly downwards."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steelyard_operator.errors import UserError
+from steelyard_operator.planning.balance.capacity import Capacity
+from steelyard_operator.planning.balance.cost import dollars_per_million
+from steelyard_operator.planning.balance.ledger import line, replay
+from steelyard_operator.planning.balance.planner import (
+    HOLD_SECONDS,
+    Decision,
+    PlannerState,
+    Settings,
+    decide,
+)
+from steelyard_operator.planning.balance.signals import Limits, Objectives, Signals, Split
+
+TICK = 5.0
+SETTINGS = Settings(
+    Objectives(ttft_seconds=1.0, tpot_seconds=0.020),
+    Capacity(10_000, 0.0, 0.010, 0.0001, 0.0, 1_000_000, 1000),
+    cold_start_seconds=60.0,
+)
+LIMITS = Limits(max_workers=16)
+
+
+def tick(requests: int, split: Split, *, length: int = 1000, output: int = 100) -> Signals:
+    """Return what a steady load looks like that is answered as it comes."""
+    return Signals(
+        seconds=TICK,
+        requests=requests,
+        input_tokens=requests * length,
+        input_tokens_squared=float(requests * length**2),
+        finished=requests,
+        finished_output_tokens=requests * output,
+        context_tokens=requests * (length + output),
+        backlog_tokens=0,
+        decoding=0,
+        prefill=split.prefill,
+        decode=split.decode,
+    )
+
+
+def played(loads: list[dict[str, int]], start: Split, limits: Limits = LIMITS) -> list[Decision]:
+    """Decide tick after tick; each decision is carried out at once."""
+    state, split, made = PlannerState(), start, []
+    for load in loads:
+        state, decision = decide(state, tick(split=split, **load), limits, SETTINGS)
+        split = decision.split
+        made.append(decision)
+    return made
+
+
+STEADY = {"requests": 50}  # 10 a second: 1 prefill worker at its limit, 1,000 output tokens/s
+
+
+def test_a_steady_load_moves_nothing_for_ten_minutes() -> None:
+    """The split that suffices stays."""
+    start = played([STEADY] * 120, Split(3, 1))[-1].split
+
+    assert {d.split for d in played([STEADY] * 120, start)[40:]} == {start}
+
+
+def test_more_demand_is_followed_at_the_next_ticks() -> None:
+    """Three times the arrivals are more prefill workers within half a minute of being seen."""
+    made = played([STEADY] * 60 + [{"requests": 150}] * 12, Split(2, 1))
+
+    assert made[-1].split.prefill >= 4
+    assert made[-1].reason in ("Steady", "MoreDemand")
+
+
+def test_less_demand_waits_for_the_hold() -> None:
+    """A worker is removed only when it was not needed for the whole hold."""
+    quiet = [{"requests": 15}] * 80
+    made = played([{"requests": 150}] * 60 + quiet, Split(4, 1))
+    sizes = [decision.split.total for decision in made[60:]]
+    first = next(index for index, size in enumerate(sizes) if size < sizes[0])
+
+    assert first * TICK >= HOLD_SECONDS - TICK
+    assert sizes[-1] < sizes[0]
+
+
+def test_a_swing_between_the_roles_is_a_flip() -> None:
+    """Short prompts with long answers: a prefill worker becomes a decode worker, none is added."""
+    made = played(
+        [{"requests": 100, "length": 1000, "output": 20}] * 80
+        + [{"requests": 100, "length": 50, "output": 700}] * 40,
+        Split(4, 1),
+    )
+    totals = [decision.split.total for decision in made[80:]]
+    flipped = next(d for d in made[80:] if d.split.decode > 1)
+
+    assert flipped.reason == "MoreDecode"
+    assert flipped.split.prefill < 4
+    assert max(totals) <= made[79].split.total
+
+
+def test_without_flips_roles_only_grow() -> None:
+    """`flip: Disabled` adds instead."""
+    limits = replace(LIMITS, flips=False)
+    made = played(
+        [{"requests": 100, "length": 1000, "output": 20}] * 80
+        + [{"requests": 100, "length": 50, "output": 700}] * 4,
+        Split(4, 1),
+        limits,
+    )
+
+    assert made[-1].split.prefill == made[79].split.prefill
+
+
+def test_nothing_is_done_before_enough_was_seen() -> None:
+    """One tick says nothing."""
+    assert played([{"requests": 500}], Split(1, 1))[0].reason == "Watching"
+
+
+def test_a_ceiling_holds_workers_back() -> None:
+    """What the tokens of now would cost stays under the ceiling."""
+    limits = replace(LIMITS, dollars_per_worker_hour=2.0, ceiling_per_million_tokens=0.06)
+    decision = played([{"requests": 150}] * 40, Split(2, 1), limits)[-1]
+
+    tokens = (decision.demand.input_tokens + decision.demand.output_tokens) * 3600
+    assert decision.reason == "Ceiling"
+    assert dollars_per_million(2.0, decision.split.total, tokens) <= 0.06
+
+
+LOADS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "requests": st.integers(0, 400),
+            "length": st.integers(1, 5000),
+            "output": st.integers(1, 1000),
+        }
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(LOADS, st.integers(2, 12), st.integers(1, 6), st.integers(1, 6))
+def test_limits_hold_whatever_comes(
+    loads: list[dict[str, int]], room: int, max_prefill: int, max_decode: int
+) -> None:
+    """Never more than the budget, never outside a role's range."""
+    limits = Limits(room, max_prefill=max_prefill, max_decode=max_decode)
+
+    for decision in played(loads, Split(1, 1), limits):
+        split = decision.split
+        assert split.total <= room
+        assert 1 <= split.prefill <= max_prefill
+        assert 1 <= split.decode <= max_decode
+
+
+@given(LOADS)
+def test_fixed_replicas_stop_the_planner_for_the_role(loads: list[dict[str, int]]) -> None:
+    """Whatever is measured, the resource's own number stays."""
+    limits = replace(LIMITS, fixed_prefill=2)
+
+    assert {d.split.prefill for d in played(loads, Split(2, 1), limits)} == {2}
+
+
+def test_zero_is_reached_where_it_is_allowed() -> None:
+    """Without requests and with a least of 0 all workers go, after the hold."""
+    limits = replace(LIMITS, min_prefill=0, min_decode=0)
+    made = played([STEADY] * 60 + [{"requests": 0}] * 200, Split(2, 1), limits)
+
+    assert made[-1].split == Split(0, 0)
+
+
+def a_ledger(loads: list[dict[str, int]]) -> list[str]:
+    state, split, lines = PlannerState(), Split(2, 1), []
+    for load in loads:
+        signals = tick(split=split, **load)
+        state, decision = decide(state, signals, LIMITS, SETTINGS)
+        lines.append(line(signals, LIMITS, SETTINGS, decision))
+        split = decision.split
+    return lines
+
+
+SWINGS = [{"requests": 50 + 10 * (index // 20 % 7)} for index in range(200)]
+
+
+def test_a_ledger_is_decided_again_from_its_inputs_alone() -> None:
+    """Without the decisions in the file the same ones come out."""
+    lines = a_ledger(SWINGS)
+    stripped = [json.dumps({**json.loads(text), "decision": None}) for text in lines]
+
+    made = [decision.split for decision, _ in replay(stripped)]
+
+    recorded = [json.loads(text)["decision"]["split"] for text in lines]
+    assert [(s.prefill, s.decode) for s in made] == [(r["prefill"], r["decode"]) for r in recorded]
+
+
+def test_other_arrivals_are_decided_otherwise() -> None:
+    """Twice as many requests need more workers."""
+    lines = a_ledger(SWINGS)
+
+    once = [decision.split for decision, _ in replay(lines)]
+    twice = [decision.split for decision, _ in replay(lines, arrivals=2.0)]
+
+    assert once != twice
+    assert max(s.total for s in twice) > max(s.total for s in once)
+
+
+@pytest.mark.parametrize("text", ["no json", "{}", '{"signals": {"seconds": 1}}'])
+def test_a_line_that_is_no_tick_is_named(text: str) -> None:
+    """The line's number is in the sentence."""
+    with pytest.raises(UserError, match="line 2 is no tick"):
+        list(replay([*a_ledger([STEADY]), text]))
