@@ -43,6 +43,8 @@ class Call:
     decision: str = ""  # of its first placement
     worker_id: str = ""  # the one that decodes, for the log
     first_token_seconds: float | None = None
+    input_tokens: int = 0  # as the worker counted them, once it has said so
+    output_tokens: int = 0  # of the whole answer, once it is there
     client: ClientStream | None = None  # of a request that streams
 
     @property

@@ -91,6 +91,7 @@ class Proxy:
             document: dict[str, Any] = orjson.loads(content)
             document.pop("kv_transfer_params", None)
             self._learn(call, document["usage"]["prompt_tokens"])
+            call.output_tokens = document["usage"].get("completion_tokens", 0)
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
             raise WorkerFailedError("bad_answer") from None
         return document
@@ -245,12 +246,13 @@ class Proxy:
         if transcript.prompt_tokens:
             self._learn(call, transcript.prompt_tokens)
         first_seconds = call.first_token_seconds
-        tokens = transcript.completion_tokens
+        tokens = call.output_tokens = transcript.completion_tokens
         if first_seconds is not None and tokens > 1:
             spent_seconds = asyncio.get_running_loop().time() - first_seconds
             self._metrics.tpot_seconds.observe(spent_seconds / (tokens - 1))
 
     def _learn(self, call: Call, prompt_tokens: int) -> None:
+        call.input_tokens = prompt_tokens
         self._estimator.learn(call.characters, prompt_tokens)
 
     async def _fail_midway(self, client: ClientStream, error: RequestError) -> web.StreamResponse:

@@ -24,6 +24,7 @@ from steelyard_runtime.router.pool import WorkerPool
 from steelyard_runtime.router.proxy import Proxy
 from steelyard_runtime.router.replies import error_reply, json_reply
 from steelyard_runtime.router.settings import RouterSettings
+from steelyard_runtime.router.signals import Signals
 from steelyard_runtime.router.sweeper import Sweeper
 from steelyard_runtime.router.upstream import Upstream, forwarded_headers
 from steelyard_runtime.router.validation import check_body
@@ -34,7 +35,9 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
-OPEN_PATHS = frozenset(("/health", "/ready", "/metrics"))  # probes and scrapers have no key
+OPEN_PATHS = frozenset(
+    ("/health", "/ready", "/metrics", "/router/signals")
+)  # probes and scrapers have no key
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _CLIENT_GONE = 499
 _CALL = web.RequestKey("call", Call)
@@ -55,6 +58,7 @@ class RouterService:
         self.pool = pool
         self._memory = memory
         self._estimator = TokenEstimator()
+        self._signals = Signals()
         self._keys = KeyRing(settings.api_keys)
         self._cors = CrossOrigin(settings.allowed_origins)
         self.draining = False
@@ -99,6 +103,7 @@ class RouterService:
             "/ready": ("GET", self._ready),
             "/metrics": ("GET", self._metrics_page),
             "/router/workers": ("GET", self._workers),
+            "/router/signals": ("GET", self._signals_page),
         }
 
     def begin_drain(self) -> None:
@@ -206,12 +211,13 @@ class RouterService:
             arrived_seconds=arrived_seconds,
         )
         request[_CALL] = call  # for the log
-        if call.checked.stream:
-            common = {"X-Request-Id": request_id, **self._cors.headers(request)}
-            client = ClientStream(request, stream_headers(common), loop, lambda: self.draining)
-            reply = await self._proxy.stream(call, client)
-        else:
-            reply = await self._proxy.whole(call)
+        with self._signals.counted(call):
+            if call.checked.stream:
+                common = {"X-Request-Id": request_id, **self._cors.headers(request)}
+                client = ClientStream(request, stream_headers(common), loop, lambda: self.draining)
+                reply = await self._proxy.stream(call, client)
+            else:
+                reply = await self._proxy.whole(call)
         self.metrics.e2e_seconds.observe(loop.time() - arrived_seconds)
         return reply
 
@@ -233,6 +239,9 @@ class RouterService:
             body=self.metrics.page(),
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
+
+    async def _signals_page(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
+        return json_reply(self._signals.document())
 
     async def _workers(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         return json_reply(explain(self.pool, self._memory, self._dispatcher.last_placement))

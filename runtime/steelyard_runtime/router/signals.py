@@ -1,0 +1,62 @@
+"""`GET /router/signals`: what a planner of capacity needs to know of one router, as compact JSON.
+
+Sums only grow for as long as the process lives, so that whoever reads them may read as rarely as it
+likes; a new `id` means that they began anew.
+"""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from steelyard_runtime.router.call import Call
+
+
+class Signals:
+    """Sums over all completions of this process, and those that are open now."""
+
+    def __init__(self) -> None:
+        self._id = uuid.uuid4().hex
+        self._open: set[Call] = set()
+        self._arrived = 0
+        self._input_tokens = 0
+        self._input_tokens_squared = 0
+        self._finished = 0
+        self._output_tokens = 0
+        self._context_tokens = 0
+
+    @contextmanager
+    def counted(self, call: Call) -> Iterator[None]:
+        """Count a call from its arrival to its end; one without an answer never finishes."""
+        tokens = call.prompt.tokens
+        self._arrived += 1
+        self._input_tokens += tokens
+        self._input_tokens_squared += tokens * tokens
+        self._open.add(call)
+        try:
+            yield
+        finally:
+            self._open.discard(call)
+            if call.output_tokens:
+                self._finished += 1
+                self._output_tokens += call.output_tokens
+                self._context_tokens += (call.input_tokens or tokens) + call.output_tokens
+
+    def document(self) -> dict[str, Any]:
+        """Return the body: tokens of open and arrived prompts are estimates."""
+        # Only a stream tells when its prompt has been read.
+        unread = [
+            call for call in self._open if call.client is not None and not call.first_token_seconds
+        ]
+        return {
+            "id": self._id,
+            "arrived": self._arrived,
+            "inputTokens": self._input_tokens,
+            "inputTokensSquared": self._input_tokens_squared,
+            "finished": self._finished,
+            "outputTokens": self._output_tokens,
+            "contextTokens": self._context_tokens,
+            "backlogTokens": sum(call.prompt.tokens for call in unread),
+            "backlog": len(unread),
+            "decoding": len(self._open) - len(unread),
+        }
