@@ -106,6 +106,7 @@ def _assembled(
     leadership = Leadership(
         client, settings.operator_namespace, identity, lease_seconds=settings.lease_seconds
     )
+    client.may_write = lambda: leadership.is_certain
     queue = WorkQueue()
     services = Services(settings.operator_class, queue.add_at_once)
     caches = Caches(

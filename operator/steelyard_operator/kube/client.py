@@ -5,7 +5,7 @@ objects are read or written is decided by its callers.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,8 +15,8 @@ import orjson
 from steelyard_operator.api.names import FIELD_MANAGER
 from steelyard_operator.kube.answers import Raw, change, decoded, lines
 from steelyard_operator.kube.credentials import Credentials
-from steelyard_operator.kube.errors import Throttled, Unreachable, error_of, words
-from steelyard_operator.kube.kinds import Kind
+from steelyard_operator.kube.errors import NotLeading, Throttled, Unreachable, error_of, words
+from steelyard_operator.kube.kinds import LEASE, Kind
 from steelyard_operator.kube.metrics import API_REQUESTS
 
 PAGE_SIZE = 500
@@ -39,6 +39,8 @@ class Client:
 
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
+        self.may_write: Callable[[], bool] = lambda: True
+        """Asked before each write but those of Leases, right before it is sent."""
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -257,6 +259,8 @@ class Client:
             headers["Content-Type"] = content_type
         timeout = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
         what = f"{verb} {path}"
+        if method != "GET" and kind is not LEASE and not self.may_write():
+            raise NotLeading(f"{what}: not sent, the Lease was not renewed in time")
         try:
             async with self._opened.request(
                 method,

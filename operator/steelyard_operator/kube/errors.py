@@ -8,7 +8,8 @@ OperatorError
     ├── Changed         a JSON patch whose `test` did not hold
     ├── Refused         400, 403, 422: it will not have it (quota, policy, schema, rights)
     ├── Throttled       429: asked too often; says when to come again
-    └── Unreachable     no answer, or 5xx: the same request may work later
+    ├── Unreachable     no answer, or 5xx: the same request may work later
+    └── NotLeading      not sent: the Lease may be another's by now
 """
 
 # ruff: noqa: N818 -- the names are the API server's own reasons, which all end without "Error".
@@ -56,6 +57,10 @@ class Throttled(ApiError):
 
 class Unreachable(ApiError):
     """No answer, or an error inside the API server."""
+
+
+class NotLeading(ApiError):
+    """A write that was not sent: another operator may hold the Lease by now."""
 
 
 # What the API server says where a JSON patch's `test` failed; it has no reason of its own.

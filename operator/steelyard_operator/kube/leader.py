@@ -1,7 +1,8 @@
 """One operator at a time, by a Lease: taken, renewed, given back.
 
 Its `leaseTransitions` grows with each holder and is the epoch of every order to a worker. A Lease
-alone stops nobody who was paused; workers refuse orders of an older epoch.
+alone stops nobody who was paused: so the clock is asked before each write (`is_certain`), and
+workers refuse orders of an older epoch.
 """
 
 import asyncio
@@ -57,6 +58,15 @@ class Leadership:
         """How many holders the Lease has had; grows with each."""
         assert self._lease is not None, "the epoch is asked for before the Lease is held"
         return int(self._lease["spec"].get("leaseTransitions") or 0)
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether nobody else can hold the Lease yet, by this machine's clock.
+
+        A process that was stopped (SIGSTOP, a paused machine) finds old events waiting when it goes
+        on, and would act on them before it renews: it asks here first.
+        """
+        return self._clock() < self._renewed_at + self._lease_seconds * 2 / 3
 
     async def acquire(self) -> None:
         """Wait until the Lease is ours."""

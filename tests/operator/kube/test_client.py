@@ -12,11 +12,12 @@ from steelyard_operator.kube.errors import (
     Conflict,
     Expired,
     NotFound,
+    NotLeading,
     Refused,
     Throttled,
     Unreachable,
 )
-from steelyard_operator.kube.kinds import POD
+from steelyard_operator.kube.kinds import LEASE, POD
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +70,23 @@ async def test_a_delete_names_who_is_meant(server: Any, client: Client) -> None:
     await client.delete(POD, "ns", "demo-0", uid="u", resource_version="9")
 
     assert server.bodies[0]["preconditions"] == {"uid": "u", "resourceVersion": "9"}
+
+
+async def test_nothing_is_written_without_the_lease(server: Any, client: Client) -> None:
+    """Reads go on, and so does the Lease's own renewal; nothing else reaches the server."""
+    client.may_write = lambda: False
+    lease = {"metadata": {"namespace": "ns", "name": "l"}, "kind": "Lease"}
+    server.says(lease)
+    server.says({"kind": "Pod"})
+
+    await client.replace(LEASE, lease)
+    await client.get(POD, "ns", "demo-0")
+    with pytest.raises(NotLeading, match="the Lease was not renewed in time"):
+        await client.delete(POD, "ns", "demo-0")
+    with pytest.raises(NotLeading):
+        await client.create(POD, {"metadata": {"namespace": "ns", "name": "demo-0"}})
+
+    assert [method for method, _, _ in server.asked] == ["PUT", "GET"]
 
 
 async def test_a_throttled_request_is_sent_again(server: Any, client: Client) -> None:

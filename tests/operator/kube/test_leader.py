@@ -152,6 +152,19 @@ async def test_a_race_with_our_own_raised_epoch_loses_nothing(leases: Leases) ->
     assert one.epoch == 42
 
 
+async def test_a_holder_that_was_stopped_is_not_certain(leases: Leases) -> None:
+    """Its clock has gone on: until it has renewed, another may hold the Lease."""
+    now = [1000.0]
+    one = claim(leases, "one", clock=lambda: now[0])
+    assert not one.is_certain
+
+    await one.acquire()
+    assert one.is_certain
+
+    now[0] += LEASE_SECONDS
+    assert not one.is_certain
+
+
 async def test_the_claim_counts_from_before_the_write(leases: Leases) -> None:
     """A process that is stopped while it takes the Lease does not count from its waking."""
     now = [0.0]
