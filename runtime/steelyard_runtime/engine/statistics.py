@@ -5,6 +5,7 @@ from typing import Any
 
 from steelyard_runtime.core.batch import StepPlan
 from steelyard_runtime.core.scheduler import Scheduler
+from steelyard_runtime.engine.step_sums import StepSums
 from steelyard_runtime.ipc.messages import EngineStats
 from steelyard_runtime.transfer.interface import Transfer
 
@@ -21,14 +22,19 @@ class Statistics:
         self.local_recomputes = 0
         self.pulls_landed = 0
         self.busy_seconds = 0.0
+        self._steps = StepSums(
+            scheduler.blocks.num_blocks * scheduler.config.block_size, scheduler.config.max_num_seqs
+        )
 
     def observe_step(
         self, plan: StepPlan, started_at_ns: int, logits_at_ns: int, ended_at_ns: int
     ) -> None:
         """Note one step: its tokens, its forward pass and what came after it."""
-        self.busy_seconds += (ended_at_ns - started_at_ns) * _NANOSECONDS
+        seconds = (ended_at_ns - started_at_ns) * _NANOSECONDS
+        self.busy_seconds += seconds
+        self._steps.add(plan, seconds)
         self._observe("vllm:iteration_tokens_total", float(plan.num_tokens))
-        self._observe("steelyard:step_seconds", (ended_at_ns - started_at_ns) * _NANOSECONDS)
+        self._observe("steelyard:step_seconds", seconds)
         self._observe("steelyard:forward_seconds", (logits_at_ns - started_at_ns) * _NANOSECONDS)
 
     def _observe(self, name: str, value: float) -> None:
@@ -78,6 +84,7 @@ class Statistics:
             "running": scheduler.num_running,
             "waiting": scheduler.num_waiting,
             "landing": scheduler.num_landing,
+            "steps": self._steps.document(),
             "gauges": gauges,
             "counters": counters,
         }

@@ -211,7 +211,7 @@ class RouterService:
             arrived_seconds=arrived_seconds,
         )
         request[_CALL] = call  # for the log
-        with self._signals.counted(call):
+        with self._signals.counted(call, loop.time):
             if call.checked.stream:
                 common = {"X-Request-Id": request_id, **self._cors.headers(request)}
                 client = ClientStream(request, stream_headers(common), loop, lambda: self.draining)

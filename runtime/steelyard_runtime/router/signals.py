@@ -4,12 +4,30 @@ Sums only grow for as long as the process lives, so that whoever reads them may 
 likes; a new `id` means that they began anew.
 """
 
+import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from steelyard_runtime.router.call import Call
+
+
+LATENCY_BUCKETS = 40
+"""Bucket i counts latencies of at most 2**(i / 2) ms; the last one all that are longer, too."""
+
+
+class Latencies:
+    """How often a latency fell into which bucket."""
+
+    def __init__(self) -> None:
+        self.counts = [0] * LATENCY_BUCKETS
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        milliseconds = max(seconds * 1000, 1.0)
+        place = math.ceil(2 * math.log2(milliseconds) - 1e-9)
+        self.counts[min(place, LATENCY_BUCKETS - 1)] += 1
 
 
 class Signals:
@@ -24,9 +42,11 @@ class Signals:
         self._finished = 0
         self._output_tokens = 0
         self._context_tokens = 0
+        self._ttft = Latencies()
+        self._tpot = Latencies()
 
     @contextmanager
-    def counted(self, call: Call) -> Iterator[None]:
+    def counted(self, call: Call, clock: Callable[[], float]) -> Iterator[None]:
         """Count a call from its arrival to its end; one without an answer never finishes."""
         tokens = call.prompt.tokens
         self._arrived += 1
@@ -41,6 +61,15 @@ class Signals:
                 self._finished += 1
                 self._output_tokens += call.output_tokens
                 self._context_tokens += (call.input_tokens or tokens) + call.output_tokens
+                self._observe_latencies(call, clock())
+
+    def _observe_latencies(self, call: Call, now_seconds: float) -> None:
+        first = call.first_token_seconds
+        if first is None:
+            return  # it did not stream: nobody knows when its first token was there
+        self._ttft.observe(first - call.arrived_seconds)
+        if call.output_tokens > 1:
+            self._tpot.observe((now_seconds - first) / (call.output_tokens - 1))
 
     def document(self) -> dict[str, Any]:
         """Return the body: tokens of open and arrived prompts are estimates."""
@@ -59,4 +88,6 @@ class Signals:
             "backlogTokens": sum(call.prompt.tokens for call in unread),
             "backlog": len(unread),
             "decoding": len(self._open) - len(unread),
+            "ttft": list(self._ttft.counts),
+            "tpot": list(self._tpot.counts),
         }

@@ -213,3 +213,35 @@ def test_failing_all_ends_every_sequence_with_the_status(rig: Any) -> None:
 
     assert {(each.request_id, each.error_status) for each in outputs} == {("a", 503), ("b", 503)}
     assert rig.engine.in_flight == 0
+
+
+def test_the_state_tells_what_steps_cost(make_rig: Any) -> None:
+    """Prefill and decode steps are summed apart, with what was in them."""
+    rig = make_rig()
+    for name in ("a", "b"):
+        rig.engine.add(request(name))
+    rig.run()
+    steps = rig.engine.statistics.snapshot()["steps"]
+    prefill, decode = steps["prefill"], steps["decode"]
+
+    # One step reads both prompts of six; three more make tokens 2 to 4 of each.
+    assert (prefill["count"], prefill["tokens"], prefill["tokensSquared"]) == (1, 12, 144)
+    assert (decode["count"], decode["sequences"], decode["sequencesSquared"]) == (3, 6, 12)
+    assert decode["kvTokens"] == 2 * (6 + 7 + 8)
+    assert decode["kvTokensSquared"] == 4 * (36 + 49 + 64)
+    assert decode["sequencesKvTokens"] == 4 * (6 + 7 + 8)
+    assert decode["sequenceSeconds"] == pytest.approx(2 * decode["seconds"])
+    assert prefill["tokenSeconds"] == pytest.approx(12 * prefill["seconds"])
+    assert decode["seconds"] > 0
+
+
+def test_steps_that_mix_prompts_and_answers_are_not_summed(make_rig: Any) -> None:
+    """They tell neither cost apart."""
+    rig = make_rig()
+    rig.engine.add(request("a"))
+    rig.engine.step()
+    rig.engine.add(request("b"))
+    before = rig.engine.statistics.snapshot()["steps"]
+    rig.engine.step()
+
+    assert rig.engine.statistics.snapshot()["steps"] == before

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from steelyard_runtime.router.signals import Latencies
 from steelyard_runtime.testing.fake_worker import FakeWorker, Fault
 from steelyard_runtime.testing.router_service import RunningService, chat, running_service
 
@@ -28,6 +29,7 @@ async def test_a_quiet_router_says_zero(tmp_path: Path) -> None:
 
     assert first == second
     assert first.pop("id")
+    assert set(first.pop("ttft") + first.pop("tpot")) == {0}
     assert set(first.values()) == {0}
     assert set(first) == {*SUMS, "backlogTokens", "backlog", "decoding"}
 
@@ -50,6 +52,20 @@ async def test_finished_requests_add_their_tokens(tmp_path: Path, streams: bool)
     assert found["inputTokens"] > 0
     assert found["inputTokensSquared"] >= found["inputTokens"] ** 2 / 2
     assert (found["backlog"], found["backlogTokens"], found["decoding"]) == (0, 0, 0)
+    # Only a stream tells when its first token was there.
+    assert (sum(found["ttft"]), sum(found["tpot"])) == ((2, 2) if streams else (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bucket"),
+    [(0.0001, 0), (0.001, 0), (0.0014, 1), (0.002, 2), (0.0021, 3), (1e6, 39)],
+)
+def test_latencies_fall_into_buckets_of_half_an_octave(seconds: float, bucket: int) -> None:
+    """Bucket i holds what took at most 2**(i / 2) ms, the last one everything longer."""
+    latencies = Latencies()
+    latencies.observe(seconds)
+
+    assert [place for place, count in enumerate(latencies.counts) if count] == [bucket]
 
 
 async def test_a_stream_without_a_token_is_backlog(tmp_path: Path) -> None:
