@@ -12,7 +12,6 @@ from typing import Any
 
 from steelyard_runtime.router.call import Call
 
-
 LATENCY_BUCKETS = 40
 """Bucket i counts latencies of at most 2**(i / 2) ms; the last one all that are longer, too."""
 
