@@ -18,6 +18,7 @@ from typing import Any
 from steelyard_operator.errors import OperatorError
 from steelyard_operator.kube import credentials
 from steelyard_operator.kube.acting import Acting
+from steelyard_operator.kube.balancing import Balancing
 from steelyard_operator.kube.caches import Caches
 from steelyard_operator.kube.children import Children
 from steelyard_operator.kube.client import Client
@@ -26,6 +27,7 @@ from steelyard_operator.kube.leader import Leadership
 from steelyard_operator.kube.queue import WorkQueue
 from steelyard_operator.kube.reporting import Reporting
 from steelyard_operator.kube.revisions import Revisions
+from steelyard_operator.kube.routers import Routers
 from steelyard_operator.kube.services import Services
 from steelyard_operator.kube.serving import serving
 from steelyard_operator.kube.token import MasterKey, read_master_key
@@ -65,6 +67,7 @@ class Process:
     caches: Caches
     queue: WorkQueue
     reconciler: Reconciler
+    balancing: Balancing
 
 
 async def _operate(settings: Settings, environment: Mapping[str, str]) -> int:
@@ -73,12 +76,13 @@ async def _operate(settings: Settings, environment: Mapping[str, str]) -> int:
     master_key = read_master_key(settings.master_key_file)
     found = await credentials.load(environment)
     identity = f"{environment.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
-    async with Client(found) as client, Workers() as workers:
+    async with Client(found) as client, Workers() as workers, Routers() as routers:
         process = _assembled(
             settings=settings,
             found=found,
             client=client,
             workers=workers,
+            routers=routers,
             master_key=master_key,
             identity=identity,
         )
@@ -100,6 +104,7 @@ def _assembled(
     found: credentials.Credentials,
     client: Client,
     workers: Workers,
+    routers: Routers,
     master_key: MasterKey,
     identity: str,
 ) -> Process:
@@ -118,6 +123,16 @@ def _assembled(
     )
     revisions = Revisions(client, caches, settings)
     reporting = Reporting(client, services)
+    balancing = Balancing(
+        services=services,
+        caches=caches,
+        workers=workers,
+        routers=routers,
+        master_key=master_key,
+        wake=queue.add,
+        ledger=_to_ledger,
+        tick_seconds=settings.tick_seconds,
+    )
     reconciler = Reconciler(
         Parts(
             settings=settings,
@@ -130,11 +145,22 @@ def _assembled(
             acting=Acting(client, caches, workers, revisions, leadership),
             transacting=Transacting(reporting, leadership),
             reporting=reporting,
+            balancing=balancing,
             events=Events(client, identity),
             master_key=master_key,
         )
     )
-    return Process(settings, found, client, leadership, services, caches, queue, reconciler)
+    return Process(
+        settings=settings,
+        credentials=found,
+        client=client,
+        leadership=leadership,
+        services=services,
+        caches=caches,
+        queue=queue,
+        reconciler=reconciler,
+        balancing=balancing,
+    )
 
 
 async def _lead(process: Process, stop: asyncio.Event) -> None:
@@ -153,6 +179,7 @@ async def _lead(process: Process, stop: asyncio.Event) -> None:
     stopped = start("the stop signal", _wait(stop))
     start("the Lease", process.leadership.keep())
     start("the caches", process.caches.run())
+    start("the balance", process.balancing.run())
     work = start("the work queue", _work(process))
     watching = start("kopf", _watch(process, stop))
     try:
@@ -169,6 +196,12 @@ async def _lead(process: Process, stop: asyncio.Event) -> None:
         # What writes has ended, so the next leader may begin; kopf's end takes a while.
         await process.leadership.release()
         await _cancelled([watching])
+
+
+def _to_ledger(line: str) -> None:
+    """Write to standard output, where nothing else is written."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -18,6 +18,7 @@ from steelyard_operator.backends.registry import unsupported as engine_unsupport
 from steelyard_operator.errors import UserError
 from steelyard_operator.kube.acting import Acting, Result, Scene, raise_first
 from steelyard_operator.kube.answers import Raw
+from steelyard_operator.kube.balancing import Balancing
 from steelyard_operator.kube.caches import Caches
 from steelyard_operator.kube.children import Children, is_leftover
 from steelyard_operator.kube.client import Client
@@ -67,6 +68,7 @@ class Parts:
     acting: Acting
     transacting: Transacting
     reporting: Reporting
+    balancing: Balancing
     events: Events
     master_key: MasterKey
 
@@ -123,6 +125,7 @@ class Reconciler:
             deleting=deleting,
             can_flip=backend(service.spec.runtime.backend).flip is not Flip.NONE,
             epoch=self._parts.transacting.next_epoch,
+            wanted=self._parts.balancing.wanted((owner.namespace, owner.uid)),
         )
         choice = choose(seen, now=self._now())
         if choice.hangs_on_counts and not deleting:
@@ -161,6 +164,7 @@ class Reconciler:
             want=want,
             seen=seen,
             running=turn.plan,
+            measured=self._parts.balancing.measured((owner.namespace, owner.uid)),
             previous=previous,
             url=endpoint_url(service, self._parts.settings),
             now=self._now().replace(microsecond=0),

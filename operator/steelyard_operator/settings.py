@@ -48,6 +48,8 @@ class Settings:
     """The key that every service's token is derived from."""
     lease_seconds: float = 15.0
     metrics_port: int = 8080
+    tick_seconds: float = 5.0
+    """Between two readings of a service's demand."""
     max_concurrent_reconciles: int = 16
 
 

@@ -91,6 +91,7 @@ class Caches:
         self.pods: Store[Pod] = Store(
             pod_record, label=SERVICE_LABEL, changed=changed, removed=pod_gone
         )
+        self.routers: Store[Pod] = Store(pod_record, label=SERVICE_LABEL)
         self.revisions: Store[Revision] = label(revision_record)
         self.children: dict[Kind, Store[Child]] = {
             DEPLOYMENT: label(_deployment),
@@ -98,6 +99,7 @@ class Caches:
         }
         self._informers: list[Informer[Any]] = [
             Informer(client, POD, namespace, self.pods, selector=WORKERS),
+            Informer(client, POD, namespace, self.routers, selector=ROUTERS),
             Informer(
                 client, CONTROLLER_REVISION, namespace, self.revisions, selector=SERVICE_LABEL
             ),

@@ -66,6 +66,18 @@ PODS = Gauge(
     ["role", "phase"],
     registry=REGISTRY,
 )
+ROUTER_REQUESTS = Counter(
+    "steelyard_operator_router_requests",
+    "Readings of routers' signals, by code; code is none where no answer came.",
+    ["code"],
+    registry=REGISTRY,
+)
+TICKS = Counter(
+    "steelyard_operator_ticks",
+    "Ticks of the balance of one service, by what came of them.",
+    ["reason"],
+    registry=REGISTRY,
+)
 WORKER_REQUESTS = Counter(
     "steelyard_operator_worker_requests",
     "Requests to workers' admin ports, by path and code; code is none where no answer came.",

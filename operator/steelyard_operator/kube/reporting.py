@@ -102,6 +102,10 @@ def _without_counts(status: dict[str, Any]) -> dict[str, Any]:
     found = copy.deepcopy(status)
     for role in ROLES:
         (found.get(role) or {}).pop("inFlight", None)
+    for measured in ("objectives", "cost"):
+        found.pop(measured, None)
+    for decision in found.get("decisions") or ():
+        decision.pop("realised", None)
     return found
 
 

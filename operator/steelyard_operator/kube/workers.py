@@ -19,6 +19,7 @@ from steelyard_operator.backends.base import Drain
 from steelyard_operator.errors import OperatorError
 from steelyard_operator.kube.errors import words
 from steelyard_operator.kube.metrics import WORKER_REQUESTS
+from steelyard_operator.planning.balance.fit import StepSums
 from steelyard_operator.planning.observed import Pod, WorkerState
 from steelyard_operator.render import ports
 
@@ -211,6 +212,7 @@ def _state(content: bytes) -> WorkerState:
         epoch=int(said.get("epoch") or 0),
         stage=progress.get("stage") or "",
         percent=progress.get("percent"),
+        steps=StepSums.read(said["steps"]) if "steps" in said else None,
     )
 
 

@@ -12,6 +12,7 @@ from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.planning import reasons
 from steelyard_operator.planning.desired import Desired
 from steelyard_operator.planning.draining import is_draining
+from steelyard_operator.planning.measured import Measured, within_cost, within_objectives
 from steelyard_operator.planning.observed import Observed
 from steelyard_operator.planning.planner import serving
 from steelyard_operator.planning.trouble import Trouble, rolling
@@ -37,6 +38,7 @@ def conditions(
     troubles: Sequence[Trouble],
     *,
     running: PlanStatus | None = None,
+    measured: Measured | None = None,
     generation: int,
     previous: Sequence[Condition],
     now: datetime,
@@ -44,7 +46,10 @@ def conditions(
     """Return all conditions, in a fixed order; a transition time changes with the status alone."""
     old = {condition.type: condition for condition in previous}
     found = []
-    for finding in _findings(service, want, seen, troubles, running):
+    for finding in (
+        *_findings(service, want, seen, troubles, running),
+        *_measured(service, measured),
+    ):
         before = old.get(finding.type)
         same = before is not None and before.status is finding.status
         found.append(
@@ -198,17 +203,11 @@ def _optional(service: InferenceService) -> Iterator[Finding]:
         if asked
         else "no speculation is asked for",
     )
-    goals = spec.objectives.ttft_milliseconds or spec.objectives.tpot_milliseconds
-    yield Finding(
-        ConditionType.WITHIN_OBJECTIVES,
-        UNKNOWN,
-        reasons.NOT_MEASURED if goals else reasons.NO_OBJECTIVES,
-        "latencies are not measured yet" if goals else "no objective is given",
-    )
-    ceiling = spec.cost.ceiling_per_million_tokens if spec.cost else None
-    yield Finding(
-        ConditionType.WITHIN_COST,
-        UNKNOWN,
-        reasons.NOT_MEASURED if ceiling else reasons.NO_CEILING,
-        "the cost is not measured yet" if ceiling else "no ceiling is given",
-    )
+
+
+def _measured(service: InferenceService, found: Measured | None) -> Iterator[Finding]:
+    for kind, verdict in (
+        (ConditionType.WITHIN_OBJECTIVES, within_objectives(service, found)),
+        (ConditionType.WITHIN_COST, within_cost(service, found)),
+    ):
+        yield Finding(kind, verdict.status, verdict.reason, verdict.message)

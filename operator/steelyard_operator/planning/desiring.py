@@ -56,7 +56,7 @@ def desired(
         decode=target.decode,
         prefill_revision=prefill_revision,
         decode_revision=decode_revision,
-        slots=_slots(service),
+        slots=worker_slots(service),
         max_unavailable=rollout.max_unavailable,
         max_surge=rollout.max_surge,
         drain_seconds=rollout.drain_seconds,
@@ -98,7 +98,7 @@ def _choice(
         prefill=_within(spec.prefill, wanted.prefill, base.prefill),
         decode=_within(spec.decode, wanted.decode, base.decode),
     )
-    slots = _slots(service)
+    slots = worker_slots(service)
     grows = fitted.prefill + fitted.decode > base.prefill + base.decode
     if slots is not None and grows and fitted.prefill + fitted.decode > slots:
         return None
@@ -154,7 +154,7 @@ def _existing(seen: Observed, role: Role) -> int:
     return sum(1 for pod in seen.pods if role in pod.roles and not pod.deleting)
 
 
-def _slots(service: InferenceService) -> int | None:
+def worker_slots(service: InferenceService) -> int | None:
     """How many pods fit `maxAccelerators`, whatever their roles are.
 
     A slot is one pod; where the roles differ in size each is taken for the larger one, so that the

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from steelyard_operator.api.names import Role
+from steelyard_operator.planning.balance.fit import StepSums
 
 FINGERPRINT_DIGITS = 16
 """So many hex digits of a worker's fingerprint are on its pod's label."""
@@ -65,6 +66,8 @@ class WorkerState:
     stage: str = ""
     """What it loads at the moment."""
     percent: int | None = None
+    steps: StepSums | None = None
+    """What its steps took, where it says so."""
 
 
 @dataclass(frozen=True, slots=True)

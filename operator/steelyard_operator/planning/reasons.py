@@ -31,8 +31,13 @@ DELETING = "Deleting"
 LOADED = "Loaded"
 LOADING = "Loading"
 
-# The rest
-NOT_MEASURED = "NotMeasured"
+# WithinObjectives and WithinCost
+NOT_MEASURED = "NotMeasured"  # nothing was served lately
 NO_OBJECTIVES = "NoObjectives"
 NO_CEILING = "NoCeiling"
+KEPT = "Kept"
+TOO_SLOW = "TooSlow"
+OVER_CEILING = "OverCeiling"
+
+# SpeculationActive
 NOT_ASKED = "NotAskedFor"

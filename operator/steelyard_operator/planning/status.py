@@ -18,6 +18,7 @@ from steelyard_operator.planning import reasons
 from steelyard_operator.planning.conditions import conditions
 from steelyard_operator.planning.desired import Desired
 from steelyard_operator.planning.draining import is_draining
+from steelyard_operator.planning.measured import Measured
 from steelyard_operator.planning.observed import Observed, Pod
 from steelyard_operator.planning.planner import serving
 from steelyard_operator.planning.trouble import Trouble, troubles
@@ -30,6 +31,7 @@ def status(
     want: Desired,
     seen: Observed,
     running: PlanStatus | None = None,
+    measured: Measured | None = None,
     previous: InferenceServiceStatus | None,
     url: str,
     now: datetime,
@@ -43,6 +45,7 @@ def status(
         want: the target.
         seen: the facts, before the plan.
         running: the plan in force, or the last one.
+        measured: latencies, costs and decisions; None leaves what the status has.
         previous: the status as it is; what this function does not know of is kept.
         url: of the endpoint inside the cluster.
         now: the time.
@@ -62,11 +65,13 @@ def status(
                 seen,
                 found,
                 running=running,
+                measured=measured,
                 generation=generation,
                 previous=old.conditions,
                 now=now,
             ),
             "plan": running,
+            **_measured(measured),
             "observed_generation": generation,
             "url": url,
             "prefill": _role(Role.PREFILL, want, seen),
@@ -114,6 +119,16 @@ def _lasting(status: InferenceServiceStatus) -> dict[str, object]:
             "cost": True,
         }
     )
+
+
+def _measured(found: Measured | None) -> dict[str, object]:
+    if found is None:
+        return {}
+    return {
+        "objectives": found.objectives,
+        "cost": found.cost,
+        "decisions": list(found.decisions),
+    }
 
 
 def _role(role: Role, want: Desired, seen: Observed) -> RoleStatus:

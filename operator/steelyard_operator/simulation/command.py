@@ -152,16 +152,19 @@ def _replay(given: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"{given.file}: {error.strerror}") from None
     different = count = 0
-    for decision, written in replay(lines, arrivals=given.arrivals):
+    for again in replay(lines, arrivals=given.arrivals):
         count += 1
-        split = decision.split
-        sys.stdout.write(f"{count} {split.prefill}+{split.decode} {decision.reason}\n")
-        if written is not None:
-            recorded = written["split"]
+        split = again.decision.split
+        about = f"{again.time} {again.service} ".lstrip()
+        sys.stdout.write(f"{count} {about}{split.prefill}+{split.decode} {again.decision.reason}\n")
+        if again.recorded is not None:
+            recorded = again.recorded["split"]
             different += (recorded["prefill"], recorded["decode"]) != (
                 split.prefill,
                 split.decode,
             )
+    if not count:
+        raise UserError(f"{given.file} has no tick of a ledger")
     sys.stderr.write(f"{count} decisions, {different} differ from what was recorded\n")
     return 1 if different else 0
 

@@ -72,7 +72,8 @@ class Cluster:
 
     def pods(self) -> list[dict[str, Any]]:
         """Return the workers' pods."""
-        return list(self.call("GET", CORE, "pods")["items"])
+        workers = "pods?labelSelector=app.kubernetes.io/component!=router"
+        return list(self.call("GET", CORE, workers)["items"])
 
     def apply(self, name: str = "demo", **spec: Any) -> dict[str, Any]:
         """Make a service from the sample."""
@@ -129,6 +130,7 @@ class Worker:
         self.epoch = 0
         self.fingerprint = "f" * 64
         self.orders: list[tuple[str, dict[str, Any]]] = []
+        self.steps: dict[str, Any] | None = None
         worker = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -158,7 +160,8 @@ class Worker:
         if self.phase == "draining" and self.in_flight == 0:
             self.phase = "drained"
         said = {"role": self.role, "phase": self.phase, "epoch": self.epoch}
-        return {**said, "fingerprint": self.fingerprint, "inFlight": self.in_flight}
+        steps = {} if self.steps is None else {"steps": self.steps}
+        return {**said, **steps, "fingerprint": self.fingerprint, "inFlight": self.in_flight}
 
     def take(self, path: str, body: dict[str, Any]) -> int:
         """Do what an order says; returns the status of the answer."""

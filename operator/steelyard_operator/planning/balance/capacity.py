@@ -58,12 +58,7 @@ def prefill_workers(demand: Demand, capacity: Capacity, objectives: Objectives) 
     """Return the fewest prefill workers whose queue keeps the TTFT objective."""
     if demand.requests <= 0:
         return 0
-    own = (
-        demand.input_tokens / demand.requests / capacity.prefill_tokens_per_second
-        + capacity.prefill_overhead_seconds
-    )
-    # Half of the mean square is what a queue feels of service times that vary.
-    service = own * (1 + demand.spread) / 2
+    own, service = _prefill_seconds(demand, capacity)
     load = demand.requests * own
     allowed = objectives.ttft_seconds - 2 * own  # The request itself, and the first decode step.
     late = 1 - objectives.percentile
@@ -82,6 +77,45 @@ def decode_workers(demand: Demand, capacity: Capacity, objectives: Objectives) -
     sequences = demand.output_tokens * step
     # How many there are at once varies as a Poisson number does, and so does their share of each.
     return math.ceil((sequences + CHANCE * math.sqrt(sequences)) / most)
+
+
+def ttft_seconds(count: int, demand: Demand, capacity: Capacity, percentile: float) -> float:
+    """Return the time to the first token that a share of requests will keep; inf: none will."""
+    if demand.requests <= 0:
+        return 0.0
+    own, service = _prefill_seconds(demand, capacity)
+    load = demand.requests * own
+    if count <= load:
+        return math.inf
+    waiting = _erlang_c(count, load) / (1 - percentile)
+    wait = service * math.log(waiting) / (count - load) if waiting > 1 else 0.0
+    return wait + 2 * own  # The request itself, and the first decode step.
+
+
+def tpot_seconds(count: int, demand: Demand, capacity: Capacity) -> float:
+    """Return the time per output token that so many workers will have; inf: they fall behind."""
+    if count <= 0:
+        return math.inf if demand.output_tokens > 0 else 0.0
+    rate = demand.output_tokens / count
+    each = (
+        capacity.step_seconds_per_sequence + capacity.step_seconds_per_token * demand.context_tokens
+    )
+    # As many sequences as make the rate: n = rate * (a + each * n).
+    room = 1 - rate * each
+    sequences = rate * capacity.step_seconds / room if room > 0 else math.inf
+    if sequences * demand.context_tokens > capacity.kv_tokens or sequences > capacity.max_sequences:
+        return math.inf
+    return capacity.step_seconds + each * max(sequences, 1.0)
+
+
+def _prefill_seconds(demand: Demand, capacity: Capacity) -> tuple[float, float]:
+    """Return the mean seconds of a prompt, and as a queue feels them."""
+    own = (
+        demand.input_tokens / demand.requests / capacity.prefill_tokens_per_second
+        + capacity.prefill_overhead_seconds
+    )
+    # Half of the mean square is what a queue feels of service times that vary.
+    return own, own * (1 + demand.spread) / 2
 
 
 def _waits_longer(count: int, load: float, services: float) -> float:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from steelyard_operator.errors import UserError
@@ -16,10 +16,33 @@ from steelyard_operator.planning.balance.planner import (
 from steelyard_operator.planning.balance.signals import Limits, Objectives, Signals
 
 
-def line(signals: Signals, limits: Limits, settings: Settings, decision: Decision) -> str:
-    """Return one tick as a line."""
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """One line's decision, made again."""
+
+    service: str
+    time: str
+    decision: Decision
+    recorded: dict[str, Any] | None
+    """What the line says was decided."""
+
+
+def line(
+    signals: Signals, limits: Limits, settings: Settings, decision: Decision, **more: object
+) -> str:
+    """Return one tick as a line.
+
+    Args:
+        signals: what was measured.
+        limits: of the resource.
+        settings: of the service.
+        decision: what was chosen.
+        more: `service`, of which this is a tick, `first`, whether the planner began anew with it,
+            and whatever else a reader may want.
+    """
     return json.dumps(
         {
+            **more,
             "signals": asdict(signals),
             "limits": asdict(limits),
             "settings": asdict(settings),
@@ -29,21 +52,19 @@ def line(signals: Signals, limits: Limits, settings: Settings, decision: Decisio
     )
 
 
-def replay(
-    lines: Iterable[str], *, arrivals: float = 1.0
-) -> Iterator[tuple[Decision, dict[str, Any] | None]]:
-    """Yield the decision of each line's inputs, and the one that is written there, if any.
+def replay(lines: Iterable[str], *, arrivals: float = 1.0) -> Iterator[Replayed]:
+    """Yield the decision of each line's inputs; lines that are no JSON are a log's, and skipped.
 
     Args:
-        lines: ticks in their order.
+        lines: ticks in their order, of any number of services.
         arrivals: as if so many times as many requests had come.
 
     Raises:
         UserError: a line is no tick.
     """
-    state = PlannerState()
+    states: dict[str, PlannerState] = {}
     for number, text in enumerate(lines, start=1):
-        if not text.strip():
+        if not text.lstrip().startswith("{"):
             continue
         try:
             tick = json.loads(text)
@@ -58,9 +79,11 @@ def replay(
             )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"line {number} is no tick of a ledger: {error}") from None
+        service = str(tick.get("service", ""))
+        state = PlannerState() if tick.get("first") else states.get(service, PlannerState())
         signals = _multiplied(signals, arrivals)
-        state, decision = decide(state, signals, limits, settings)
-        yield decision, tick.get("decision")
+        states[service], decision = decide(state, signals, limits, settings)
+        yield Replayed(service, str(tick.get("time", "")), decision, tick.get("decision"))
 
 
 def _multiplied(signals: Signals, arrivals: float) -> Signals:

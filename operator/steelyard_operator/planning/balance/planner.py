@@ -104,6 +104,11 @@ def _needed(demand: Demand, signals: Signals, settings: Settings) -> Split:
     )
     if signals.decoding > most * max(signals.decode, 1):
         decode = max(decode, -(-signals.decoding // most))
+    # An open request needs its workers, however long ago it came.
+    if signals.backlog_tokens > 0:
+        prefill, decode = max(prefill, 1), max(decode, 1)
+    elif signals.decoding > 0:
+        decode = max(decode, 1)
     return Split(prefill, decode)
 
 
@@ -153,6 +158,7 @@ def _within(split: Split, reason: str, limits: Limits, demand: Demand) -> tuple[
 
     prefill = bounded(split.prefill, limits.min_prefill, limits.max_prefill, limits.fixed_prefill)
     decode = bounded(split.decode, limits.min_decode, limits.max_decode, limits.fixed_decode)
+    prefill, decode = _in_ratio(prefill, decode, limits)
     room = limits.max_workers
     allowed = _affordable(limits, demand)
     if allowed is not None and prefill + decode > allowed:
@@ -169,6 +175,20 @@ def _within(split: Split, reason: str, limits: Limits, demand: Demand) -> tuple[
         if reason != "Ceiling":
             reason = "AtMost"
     return Split(prefill, decode), reason
+
+
+def _in_ratio(prefill: int, decode: int, limits: Limits) -> tuple[int, int]:
+    """Return both numbers, the one raised that is too small for the other."""
+    low, high = limits.min_prefill_percent, limits.max_prefill_percent
+    if low is not None and limits.fixed_prefill is None and prefill * 100 < low * decode:
+        most = limits.max_prefill
+        wanted = -(-low * decode // 100)
+        return (wanted if most is None else min(wanted, most)), decode
+    if high is not None and limits.fixed_decode is None and prefill * 100 > high * decode:
+        most = limits.max_decode
+        wanted = -(-prefill * 100 // high)
+        return prefill, (wanted if most is None else min(wanted, most))
+    return prefill, decode
 
 
 def _affordable(limits: Limits, demand: Demand) -> int | None:

@@ -41,6 +41,8 @@ class Limits:
     fixed_prefill: int | None = None  # the resource says so: nobody else decides
     fixed_decode: int | None = None
     flips: bool = True
+    min_prefill_percent: int | None = None  # of decode workers
+    max_prefill_percent: int | None = None
     dollars_per_worker_hour: float = 0.0
     ceiling_per_million_tokens: float | None = None  # dollars
 

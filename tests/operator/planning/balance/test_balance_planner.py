@@ -189,7 +189,7 @@ def test_a_ledger_is_decided_again_from_its_inputs_alone() -> None:
     lines = a_ledger(SWINGS)
     stripped = [json.dumps({**json.loads(text), "decision": None}) for text in lines]
 
-    made = [decision.split for decision, _ in replay(stripped)]
+    made = [again.decision.split for again in replay(stripped)]
 
     recorded = [json.loads(text)["decision"]["split"] for text in lines]
     assert [(s.prefill, s.decode) for s in made] == [(r["prefill"], r["decode"]) for r in recorded]
@@ -199,15 +199,56 @@ def test_other_arrivals_are_decided_otherwise() -> None:
     """Twice as many requests need more workers."""
     lines = a_ledger(SWINGS)
 
-    once = [decision.split for decision, _ in replay(lines)]
-    twice = [decision.split for decision, _ in replay(lines, arrivals=2.0)]
+    once = [again.decision.split for again in replay(lines)]
+    twice = [again.decision.split for again in replay(lines, arrivals=2.0)]
 
     assert once != twice
     assert max(s.total for s in twice) > max(s.total for s in once)
 
 
-@pytest.mark.parametrize("text", ["no json", "{}", '{"signals": {"seconds": 1}}'])
+@pytest.mark.parametrize("text", ["{", "{}", '{"signals": {"seconds": 1}}'])
 def test_a_line_that_is_no_tick_is_named(text: str) -> None:
     """The line's number is in the sentence."""
     with pytest.raises(UserError, match="line 2 is no tick"):
         list(replay([*a_ledger([STEADY]), text]))
+
+
+def test_ledgers_of_several_services_and_logs_may_be_mixed() -> None:
+    """Each service is decided by itself; a log's lines are passed over; a fresh start is one."""
+    one, other = a_ledger(SWINGS), a_ledger([STEADY] * 200)
+
+    def of(service: str, lines: list[str]) -> list[str]:
+        return [json.dumps({"service": service, **json.loads(text)}) for text in lines]
+
+    restarted = [json.dumps({"first": index == 0, **json.loads(t)}) for index, t in enumerate(one)]
+    mixed = [
+        text
+        for pair in zip(of("a", one), of("b", other), strict=True)
+        for text in (*pair, "2026-11-27 INFO pod made")
+    ]
+
+    for lines in (mixed, [*one[:100], *restarted]):
+        for again in replay(lines):
+            assert again.recorded is not None
+            split = again.decision.split
+            assert again.recorded["split"] == {"prefill": split.prefill, "decode": split.decode}
+
+
+@given(
+    prefill=st.integers(0, 20),
+    decode=st.integers(1, 20),
+    bounds=st.tuples(st.integers(1, 400), st.integers(1, 400)).map(sorted),
+)
+def test_the_ratio_of_the_roles_stays_inside_its_bounds(
+    prefill: int, decode: int, bounds: list[int]
+) -> None:
+    """Whatever is needed, the role that is too small for the other is raised where it may be."""
+    limits = replace(
+        LIMITS, max_workers=10_000, min_prefill_percent=bounds[0], max_prefill_percent=bounds[1]
+    )
+    state, signals = PlannerState(), tick(0, Split(prefill, decode))
+    chosen = decide(state, signals, limits, SETTINGS)[1].split
+
+    # Whole workers do not always divide: one more or less of the other role is inside.
+    assert chosen.prefill * 100 >= bounds[0] * (chosen.decode - 1)
+    assert (chosen.prefill - 1) * 100 <= bounds[1] * chosen.decode

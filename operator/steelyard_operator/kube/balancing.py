@@ -1,0 +1,255 @@
+"""The balance of all services: reads what routers and workers say, tick after tick.
+
+What is chosen from it is decided in `planning.balancing`; the pass over a service carries it out.
+Each tick of the planner is a line of the ledger.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from steelyard_operator.api.load import read, read_status
+from steelyard_operator.api.names import Role
+from steelyard_operator.api.operations import RebalancingMode
+from steelyard_operator.api.plan_status import PlanState
+from steelyard_operator.api.status import InferenceServiceStatus
+from steelyard_operator.api.v1alpha1 import InferenceService
+from steelyard_operator.backends.base import Drain, Flip
+from steelyard_operator.backends.registry import backend
+from steelyard_operator.errors import UserError
+from steelyard_operator.kube.answers import Raw
+from steelyard_operator.kube.caches import Caches
+from steelyard_operator.kube.metrics import TICKS
+from steelyard_operator.kube.queue import Key
+from steelyard_operator.kube.routers import Routers
+from steelyard_operator.kube.service_metrics import measure_service, unmeasure_service
+from steelyard_operator.kube.services import Services
+from steelyard_operator.kube.token import MasterKey
+from steelyard_operator.kube.workers import Workers
+from steelyard_operator.planning.balance.fit import StepSums
+from steelyard_operator.planning.balance.signals import Split
+from steelyard_operator.planning.balancing import COLD_START_SECONDS, Balance, Facts, tick
+from steelyard_operator.planning.measured import Measured, measured
+from steelyard_operator.planning.observed import Pod, WorkerState
+from steelyard_operator.planning.split import WantedSplit
+
+log = logging.getLogger(__name__)
+
+# A service that is idle for so long is read less often.
+IDLE_AFTER_SECONDS, IDLE_TICK_SECONDS = 300.0, 60.0
+# Workers are asked for their step times so often, and so many of a role.
+FIT_SECONDS, FIT_WORKERS = 15.0, 4
+# A busy service's latencies and costs are told in its status so often.
+TELL_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class _Service:
+    """What is known of one service."""
+
+    spec: InferenceService
+    generation: int
+    balance: Balance = field(default_factory=Balance)
+    read_at: float | None = None
+    fitted_at: float = float("-inf")
+    told_at: float = float("-inf")
+
+
+class Balancing:
+    """Ticks of all services, until cancelled."""
+
+    def __init__(
+        self,
+        *,
+        services: Services,
+        caches: Caches,
+        workers: Workers,
+        routers: Routers,
+        master_key: MasterKey,
+        wake: Callable[[Key], None],
+        ledger: Callable[[str], None],
+        tick_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """Make a balance that has read nothing yet.
+
+        Args:
+            services: the resources.
+            caches: their pods.
+            workers: asked for their step times.
+            routers: asked for the demand.
+            master_key: of the workers' tokens.
+            wake: asks for a pass over a service.
+            ledger: takes a line of JSON for each tick of a planner.
+            tick_seconds: between two ticks of a service that is not idle.
+            clock: in seconds.
+            now: the time.
+            sleep: waits for so many seconds.
+        """
+        self._services = services
+        self._caches = caches
+        self._workers = workers
+        self._routers = routers
+        self._master_key = master_key
+        self._wake = wake
+        self._ledger = ledger
+        self._tick_seconds = tick_seconds
+        self._clock = clock
+        self._now = now
+        self._sleep = sleep
+        self._known: dict[Key, _Service] = {}
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        await self._caches.synced()
+        while True:
+            started = self._clock()
+            await self.tick_all()
+            await self._sleep(max(0.0, self._tick_seconds - (self._clock() - started)))
+
+    async def tick_all(self) -> None:
+        """Read every service whose time has come."""
+        keys = set(self._services.keys())
+        for key in self._known.keys() - keys:
+            unmeasure_service(key[0], self._known.pop(key).spec.metadata.name)
+        await asyncio.gather(*(self._guarded(key) for key in keys if self._due(key)))
+
+    def wanted(self, key: Key) -> WantedSplit | None:
+        """Return the split that was chosen for a service in its last tick."""
+        known = self._known.get(key)
+        return known.balance.wanted if known else None
+
+    def measured(self, key: Key) -> Measured | None:
+        """Return what its status tells of latencies, costs and decisions."""
+        known = self._known.get(key)
+        return measured(known.spec, known.balance) if known else None
+
+    def _due(self, key: Key) -> bool:
+        known = self._known.get(key)
+        if known is None or known.read_at is None:
+            return True
+        idle = known.balance.idle_seconds >= IDLE_AFTER_SECONDS
+        raw = self._services.get(key)
+        aimed = _aimed(read_status(raw)) if raw is not None else None
+        at_zero = aimed is not None and aimed.total == 0
+        # A request that waits at zero must not wait for long.
+        wait = IDLE_TICK_SECONDS if idle and not at_zero else self._tick_seconds
+        return self._clock() - known.read_at >= wait * 0.9
+
+    async def _guarded(self, key: Key) -> None:
+        """One service's trouble is its own."""
+        raw = self._services.get(key)
+        if raw is None or raw["metadata"].get("deletionTimestamp") is not None:
+            return
+        try:
+            await self._tick(key, raw)
+        except UserError:
+            pass  # the pass over it says so in its status
+        except Exception:
+            log.exception("%s/%s: not balanced in this tick", key[0], raw["metadata"]["name"])
+
+    async def _tick(self, key: Key, raw: Raw) -> None:
+        known = self._service(key, raw)
+        workers = _aimed(read_status(raw))
+        if workers is None:
+            return  # the first pass decides with how many workers a service begins
+        namespace, name = key[0], raw["metadata"]["name"]
+        routers = [held.record for held in self._caches.routers.of(namespace, name)]
+        pods = [
+            held.record
+            for held in self._caches.pods.of(namespace, name)
+            if held.controller == key[1]
+        ]
+        readings = await self._routers.readings(pod for pod in routers if not pod.deleting)
+        states = await self._fit_states(key, known, pods)
+        started, read_at = known.read_at, self._clock()
+        known.read_at = read_at
+        engine = backend(known.spec.spec.runtime.backend)
+        facts = Facts(
+            now=self._now(),
+            seconds=read_at - started if started is not None else self._tick_seconds,
+            routers=readings,
+            workers=workers,
+            paid=_paid(pods),
+            steps={uid: state.steps for uid, state in states.items() if state.steps is not None},
+            cold_start_seconds=_cold_start(pods),
+            about=f"{namespace}/{name}",
+        )
+        before = known.balance.wanted
+        made = tick(known.spec, known.balance, facts, can_flip=engine.flip is not Flip.NONE)
+        known.balance = made.balance
+        TICKS.labels(made.reason).inc()
+        told = measured(known.spec, known.balance)
+        measure_service(namespace, name, told, facts.paid, facts.seconds)
+        if made.ledger is not None:
+            self._ledger(made.ledger)
+        wanted = known.balance.wanted
+        mode = known.spec.spec.rebalancing.mode
+        # A choice may have to wait for the end of a plan, so a pass is asked for until it is made.
+        acts = wanted is not None and (mode is RebalancingMode.AUTO or wanted != before)
+        busy = known.balance.idle_seconds == 0 and read_at - known.told_at >= TELL_SECONDS
+        if acts or busy:
+            known.told_at = read_at
+            self._wake(key)
+
+    def _service(self, key: Key, raw: Raw) -> _Service:
+        generation = int(raw["metadata"]["generation"])
+        known = self._known.get(key)
+        if known is None:
+            told = (read_status(raw) or InferenceServiceStatus()).decisions
+            known = _Service(read(raw), generation, Balance(decisions=tuple(told)))
+            self._known[key] = known
+        elif known.generation != generation:
+            known.spec, known.generation = read(raw), generation
+        return known
+
+    async def _fit_states(
+        self, key: Key, known: _Service, pods: list[Pod]
+    ) -> dict[str, WorkerState]:
+        """Ask a few workers of each role what their steps took, where it is time."""
+        now = self._clock()
+        drain = backend(known.spec.spec.runtime.backend).drain
+        idle = known.balance.idle_seconds > 0 and known.balance.fit != StepSums()
+        if drain is not Drain.ADMIN or idle or now - known.fitted_at < FIT_SECONDS:
+            return {}
+        known.fitted_at = now
+        asked = {
+            pod.uid: pod
+            for role in Role
+            for pod in [p for p in pods if role in p.roles and p.ready][:FIT_WORKERS]
+        }
+        token = self._master_key.token(key[1])
+        return await self._workers.states(asked.values(), drain=drain, token=token, fresh=True)
+
+
+def _aimed(status: InferenceServiceStatus | None) -> Split | None:
+    """Return the numbers that are worked towards, once there are any."""
+    if status is None or status.prefill is None or status.decode is None:
+        return None
+    plan = status.plan
+    if plan is not None and plan.state is PlanState.RUNNING:
+        return Split(plan.target.prefill, plan.target.decode)
+    prefill, decode = status.prefill.target_replicas, status.decode.target_replicas
+    return None if prefill is None or decode is None else Split(prefill, decode)
+
+
+def _paid(pods: list[Pod]) -> Split:
+    """Return all workers that there are; one that serves both, or drains, counts for decode."""
+    there = [pod for pod in pods if pod.phase not in ("Succeeded", "Failed")]
+    prefill = sum(1 for pod in there if pod.roles == {Role.PREFILL})
+    return Split(prefill, len(there) - prefill)
+
+
+def _cold_start(pods: list[Pod]) -> float:
+    """Return how long the quickest worker took from its creation to its readiness."""
+    times = [
+        (pod.ready_changed_at - pod.created_at).total_seconds()
+        for pod in pods
+        if pod.ready and pod.ready_changed_at is not None and pod.restarts == 0
+    ]
+    return max(1.0, min(times)) if times else COLD_START_SECONDS
