@@ -138,7 +138,7 @@ def test_a_swing_of_the_traffic_moves_a_worker_and_back(
             text=True,
             check=False,
         )
-        for more in ([], ["--arrivals", "2"])
+        for more in ([], ["--arrivals", "0.1"])
     )
     assert same.returncode == 0, same.stderr
     assert " 2+1 " in same.stdout
