@@ -1,7 +1,8 @@
 """What runs in the next step: continuous batching with chunked prefill over paged KV.
 
 Decides the life of a sequence from `add` to its end; called by the step thread alone, as
-`schedule`, forward pass, `commit`. Between the two, any other method may be called.
+`schedule`, forward pass, `commit`. Between the two, any other method may be called. `ahead` plans the
+step after one whose tokens are not known yet.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from collections.abc import Sequence as Tokens
 import msgspec
 
 from steelyard_runtime.core.admission import Admission
-from steelyard_runtime.core.batch import StepPlan
+from steelyard_runtime.core.batch import Scheduled, StepPlan
 from steelyard_runtime.core.blocks import BlockManager
 from steelyard_runtime.core.finish import append_tokens
 from steelyard_runtime.core.landing import Landings
@@ -44,8 +45,9 @@ class Scheduler:
         self._running = RunningBatch(config, blocks, self._waiting, self.counters)
         self._sequences: dict[str, Sequence] = {}
         self._arrivals = 0
-        self._in_step = False
-        self._held_until_commit: list[list[int]] = []
+        self._planned = self._committed = 0  # steps
+        # Blocks that nobody owns but that planned steps still write to, and the last such step.
+        self._held: list[tuple[int, list[int]]] = []
         # A sequence may use the whole pool and no more.
         self.max_sequence_tokens = min(config.max_model_len, blocks.num_blocks * config.block_size)
 
@@ -128,11 +130,7 @@ class Scheduler:
             self._free_blocks(sequence)
         else:
             self._running.remove(sequence)
-            if self._in_step:
-                self._held_until_commit.append(sequence.block_ids)
-                sequence.block_ids = []
-            else:
-                self._free_blocks(sequence)
+            self._free_blocks(sequence)
         sequence.finish_reason = "abort"
         self._forget(sequence)
         return Aborted(sequence, cancel_pull=landing, release_remote=release)
@@ -143,7 +141,7 @@ class Scheduler:
         An empty plan means that nothing can run until an event or a new request comes. A plan
         that schedules tokens must be committed before the next one is made.
         """
-        if self._in_step:
+        if self._planned > self._committed:
             raise RuntimeError("schedule() was called before commit() of the last plan")
         plan = StepPlan()
         budget = self._running.schedule(plan, self.role)
@@ -156,8 +154,46 @@ class Scheduler:
                 budget=budget,
                 may_allocate=not plan.preempted,
             )
-        self._in_step = bool(plan.scheduled)
+        self._planned += bool(plan.scheduled)
         return plan
+
+    def ahead(self, plan: StepPlan) -> StepPlan | None:
+        """Plan the step after a decode step that has not been committed yet.
+
+        Each sequence is taken to go on, unless its length ends it; commit what comes of one that
+        has ended otherwise all the same, it is dropped.
+
+        Returns None where the next step may be another one: requests wait that could be admitted,
+        something is still prefilled, or blocks are short. Then commit first and call `schedule`.
+        """
+        if self._planned != self._committed + 1:
+            raise RuntimeError("ahead() takes one step that was not committed")
+        if self._waiting and len(self._running) < self.config.max_num_seqs:
+            return None
+        going = [
+            item.sequence
+            for item in plan.scheduled
+            if item.sequence.phase is SequencePhase.RUNNING
+            and item.sequence.num_output_tokens + 1 < item.sequence.params.max_tokens
+        ]
+        if not going or any(item.count != 1 or not item.samples for item in plan.scheduled):
+            return None
+        if len(self._running) != sum(
+            item.sequence.phase is SequencePhase.RUNNING for item in plan.scheduled
+        ):
+            return None
+        size = self.config.block_size
+        growing = [each for each in going if each.num_tokens >= len(each.block_ids) * size]
+        if len(growing) > self.blocks.num_available:
+            return None
+        for sequence in growing:
+            sequence.block_ids += self.blocks.allocate(1)
+        self._planned += 1
+        following = StepPlan()
+        for sequence in going:
+            start = sequence.num_tokens
+            following.scheduled.append(Scheduled(sequence, start, 1, (start,)))
+        return following
 
     def commit(self, plan: StepPlan, sampled: Mapping[str, Tokens[int]]) -> list[Sequence]:
         """Take in a step's results; return the sequences that ended, their blocks freed or leased.
@@ -165,12 +201,12 @@ class Scheduler:
         `sampled` holds the accepted tokens, at least one, of each sequence that reached its end
         in this step and was not aborted since. Tokens after a sequence's end are dropped.
         """
-        self._in_step = False
+        self._committed += 1
         finished: list[Sequence] = []
         for item in plan.scheduled:
             sequence = item.sequence
             if sequence.phase is not SequencePhase.RUNNING:
-                continue  # aborted during the step
+                continue  # aborted during the step, or ended by the one before
             end = item.start + item.count
             if end < sequence.num_tokens:
                 sequence.num_computed = end
@@ -179,11 +215,10 @@ class Scheduler:
             self._take_tokens(sequence, end, sampled[sequence.request_id])
             if sequence.finish_reason:
                 finished.append(sequence)
-        for block_ids in self._held_until_commit:
-            self.blocks.free(block_ids)
-        self._held_until_commit.clear()
         for sequence in finished:
             self._finish(sequence)
+        while self._held and self._held[0][0] <= self._committed:
+            self.blocks.free(self._held.pop(0)[1])
         return finished
 
     def landed(self, request_id: str) -> None:
@@ -264,5 +299,9 @@ class Scheduler:
         self._admission.forget(sequence)
 
     def _free_blocks(self, sequence: Sequence) -> None:
-        self.blocks.free(sequence.block_ids)
+        """Free a sequence's blocks, after the steps that may write to them."""
+        if self._planned > self._committed and sequence.block_ids:
+            self._held.append((self._planned, sequence.block_ids))
+        else:
+            self.blocks.free(sequence.block_ids)
         sequence.block_ids = []

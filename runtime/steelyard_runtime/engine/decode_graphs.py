@@ -72,10 +72,14 @@ class DecodeGraphs:
             memory = memory or graph.pool()
             self._graphs[size] = (graph, logits, batch)
 
-    def run(self, scheduled: Rows[Scheduled]) -> Tensor | None:
+    def run(self, scheduled: Rows[Scheduled], fed: Tensor | None = None) -> Tensor | None:
         """Return logits (S, vocab), or None where the step is no plain decode step.
 
         The result is overwritten by the next call.
+
+        Args:
+            scheduled: the step's sequences.
+            fed: (S,) int64, their last tokens on the device; None: the host knows them.
         """
         count = len(scheduled)
         if count > self._sizes[-1] or any(
@@ -85,9 +89,11 @@ class DecodeGraphs:
         size = next(size for size in self._sizes if size >= count)
         assert self._copied is not None
         self._copied.synchronize()
-        cells = self._fill(self._host, scheduled, size)
+        cells = self._fill(self._host, scheduled, size, known=fed is None)
         self._device[:cells].copy_(self._pinned[:cells], non_blocking=True)
         self._copied.record()
+        if fed is not None:
+            self._device[:count].copy_(fed)
         graph, logits, _ = self._graphs[size]
         graph.replay()
         return logits[:count]
@@ -111,8 +117,17 @@ class DecodeGraphs:
             chunk_context_tokens=0,
         )
 
-    def _fill(self, host: NDArray[np.int64], scheduled: Rows[Scheduled], size: int) -> int:
-        """Write a step's inputs for `size` rows; return how many cells they take."""
+    def _fill(
+        self, host: NDArray[np.int64], scheduled: Rows[Scheduled], size: int, *, known: bool = True
+    ) -> int:
+        """Write a step's inputs for `size` rows; return how many cells they take.
+
+        Args:
+            host: the buffer.
+            scheduled: the step's sequences.
+            size: rows of the graph.
+            known: whether the sequences' last tokens are known here.
+        """
         count = len(scheduled)
         fields = host[: size * FIELDS].reshape(FIELDS, size)
         cells = size * (FIELDS + self._width)
@@ -122,7 +137,8 @@ class DecodeGraphs:
         fields[3] = 0
         if count:
             starts = np.fromiter((item.start for item in scheduled), np.int64, count)
-            fields[0, :count] = [item.sequence.tokens[item.start] for item in scheduled]
+            if known:
+                fields[0, :count] = [item.sequence.tokens[item.start] for item in scheduled]
             fields[1, :count] = starts
             fields[3, :count] = starts + 1
             tables[:count] = self._tables.take([item.sequence.block_ids for item in scheduled])

@@ -15,7 +15,8 @@ from torch import Tensor
 from steelyard_runtime.core.batch import StepPlan
 from steelyard_runtime.core.roles import Phase, Role
 from steelyard_runtime.core.scheduler import Scheduler
-from steelyard_runtime.core.sequence import Sequence
+from steelyard_runtime.core.sequence import Sequence, SequencePhase
+from steelyard_runtime.engine.flight import Flight, Launcher, can_fly, is_plain, launch_next
 from steelyard_runtime.engine.request import LiveRequest
 from steelyard_runtime.engine.sampling_step import sample_step
 from steelyard_runtime.engine.statistics import Statistics
@@ -34,7 +35,7 @@ from steelyard_runtime.transfer.interface import (
 log = logging.getLogger(__name__)
 
 
-class Runner(Protocol):
+class Runner(Launcher, Protocol):
     """Runs a plan through the model."""
 
     def run(self, plan: StepPlan) -> Tensor:
@@ -65,6 +66,8 @@ class Engine:
         self._clock_ns = clock_ns
         self._live: dict[str, LiveRequest] = {}
         self._outbox: list[Output] = []
+        self._flight: Flight | None = None
+        self._landed_at_ns = 0
         self.ran = False  # whether the last step ran a batch; if so, the next one may too
         self.statistics = Statistics(scheduler, transfer)
 
@@ -107,7 +110,9 @@ class Engine:
         self._scheduler.add(sequence, remote=message.remote_prefill is not None)
         if message.remote_prefill is not None:
             self._transfer.hold(message.remote_prefill)
-        self._live[message.request_id] = LiveRequest(message, sequence, grammar)
+        self._live[message.request_id] = LiveRequest(
+            message, sequence, grammar, is_plain=is_plain(message, grammar=grammar is not None)
+        )
 
     def abort(self, request_id: str) -> None:
         """Free a sequence's blocks at once; its last output says "abort"."""
@@ -187,11 +192,14 @@ class Engine:
     def step(self) -> list[Output]:
         """Run one step; return what it brought, with refusals and aborts since the last one."""
         self._take_transfer_events()
-        plan = self._scheduler.schedule()
-        self._start_pulls(plan)
-        self.ran = bool(plan.scheduled)
-        if plan.scheduled:
-            self._run(plan)
+        if self._flight is not None:
+            self._land(self._flight)
+        else:
+            plan = self._scheduler.schedule()
+            self._start_pulls(plan)
+            self.ran = bool(plan.scheduled)
+            if plan.scheduled:
+                self._run(plan)
         outputs, self._outbox = self._outbox, []
         return outputs
 
@@ -237,6 +245,10 @@ class Engine:
 
     def _run(self, plan: StepPlan) -> None:
         started_at_ns = self._clock_ns()
+        if self._runner.runs_ahead and can_fly(plan, self._live):
+            # Its tokens are read in the next step, after the launch of the one that follows.
+            self._flight = Flight(plan, self._runner.launch(plan, None), started_at_ns)
+            return
         logits = self._runner.run(plan)
         logits_at_ns = self._clock_ns()
         sampled = sample_step(plan, logits, self._live, self._eos_token_ids, started_at_ns)
@@ -247,6 +259,27 @@ class Engine:
             if request_id in sampled:
                 self._emit(item.sequence, before[request_id], sampled[request_id][1], logits_at_ns)
         self.statistics.observe_step(plan, started_at_ns, logits_at_ns, self._clock_ns())
+
+    def _land(self, flight: Flight) -> None:
+        """Launch the step after a flight, then take in what the flight brought."""
+        self._flight = launch_next(flight, self._scheduler, self._runner, self._clock_ns())
+        tokens = flight.pending.tokens()
+        landed_at_ns = self._clock_ns()
+        sampled: dict[str, list[int]] = {}
+        sequences: list[Sequence] = []
+        for item, token in zip(flight.plan.scheduled, tokens, strict=True):
+            if item.sequence.phase is SequencePhase.RUNNING:
+                sampled[item.sequence.request_id] = [token]
+                sequences.append(item.sequence)
+                live = self._live[item.sequence.request_id]
+                live.scheduled_at_ns = live.scheduled_at_ns or flight.launched_at_ns
+        before = [sequence.num_tokens for sequence in sequences]
+        self._scheduler.commit(flight.plan, sampled)
+        for sequence, first_new in zip(sequences, before, strict=True):
+            self._emit(sequence, first_new, None, landed_at_ns)
+        started_at_ns = max(flight.launched_at_ns, self._landed_at_ns)
+        self._landed_at_ns = landed_at_ns
+        self.statistics.observe_step(flight.plan, started_at_ns, landed_at_ns, self._clock_ns())
 
     def _emit(
         self, sequence: Sequence, first_new: int, raw_logits: Tensor | None, logits_at_ns: int

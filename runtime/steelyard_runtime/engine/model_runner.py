@@ -1,5 +1,7 @@
 """Runs the model once a step: from a plan to logits."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,33 @@ from steelyard_runtime.engine.step_tensors import forward_batch
 from steelyard_runtime.models.batch import ForwardBatch, Model
 
 
+@dataclass(frozen=True, slots=True)
+class PendingTokens:
+    """The likeliest tokens of a step, on their way to the host."""
+
+    device_tokens: Tensor  # (S,) int64
+    _host: Tensor
+    _arrived: torch.cuda.Event | None
+
+    @classmethod
+    def of(cls, logits: Tensor) -> "PendingTokens":
+        """Begin to copy the likeliest tokens of logits (S, V)."""
+        tokens = logits.argmax(dim=-1)
+        if not tokens.is_cuda:
+            return cls(tokens, tokens, None)
+        host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+        host.copy_(tokens, non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+        return cls(tokens, host, arrived)
+
+    def tokens(self) -> list[int]:
+        """Wait for them."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return [int(token) for token in self._host.tolist()]
+
+
 class ModelRunner:
     """Runs a model over a pool. One thread at a time."""
 
@@ -18,6 +47,7 @@ class ModelRunner:
         self.pool = pool
         self.device = device
         self.graphs: DecodeGraphs | None = None
+        self.runs_ahead = device.type == "cuda"
 
     def run(self, plan: StepPlan) -> Tensor:
         """Return logits (R, vocab) in float32 for a plan with at least one scheduled item.
@@ -32,6 +62,21 @@ class ModelRunner:
                     return logits
             batch = forward_batch(plan.scheduled, self.pool.geometry.block_tokens, self.device)
             return self.model.forward(batch, self.pool.tensor)
+
+    def launch(self, plan: StepPlan, fed: Tensor | None) -> PendingTokens:
+        """Launch a decode step of one token a sequence.
+
+        Args:
+            plan: the step.
+            fed: (S,) int64, the sequences' last tokens on the device; None: the host knows them.
+        """
+        with torch.inference_mode():
+            logits = self.graphs.run(plan.scheduled, fed) if self.graphs is not None else None
+            if logits is None:
+                size = self.pool.geometry.block_tokens
+                batch = forward_batch(plan.scheduled, size, self.device, fed)
+                logits = self.model.forward(batch, self.pool.tensor)
+            return PendingTokens.of(logits)
 
     def record_graphs(self, max_sequences: int, max_context: int) -> None:
         """Record the decode step for batches of up to `max_sequences`, where the model allows it.

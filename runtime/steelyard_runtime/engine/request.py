@@ -16,5 +16,7 @@ class LiveRequest:
     grammar: GrammarState | None = None
     scheduled_at_ns: int = 0
     first_output_sent: bool = False
+    is_plain: bool = False
+    """Its next token is the likeliest one, whatever came before: nothing of it is asked back."""
     # Log probabilities of the prompt's positions, collected over its prefill chunks.
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)

@@ -10,12 +10,21 @@ from steelyard_runtime.models.batch import ForwardBatch
 
 
 def forward_batch(
-    scheduled: list[Scheduled], block_tokens: int, device: torch.device
+    scheduled: list[Scheduled],
+    block_tokens: int,
+    device: torch.device,
+    fed: Tensor | None = None,
 ) -> ForwardBatch:
     """Build the tensors of a plan with at least one item.
 
     Sequences with one query token come first, as kernels want them; the rows of logits stay in the
     plan's order.
+
+    Args:
+        scheduled: the plan's items.
+        block_tokens: tokens of a KV block.
+        device: where the tensors go.
+        fed: (S,) int64, the one token of each item, where the host does not know them.
     """
     order = sorted(range(len(scheduled)), key=lambda index: scheduled[index].count > 1)
     items = [scheduled[index] for index in order]
@@ -34,9 +43,10 @@ def forward_batch(
         used = -(-int(ends[row]) // block_tokens)
         tables[row, :used] = item.sequence.block_ids[:used]
         first = first_rows[order[row]] = int(query_starts[row])
-        token_ids[first : first + item.count] = item.sequence.tokens[
-            item.start : item.start + item.count
-        ]
+        if fed is None:
+            token_ids[first : first + item.count] = item.sequence.tokens[
+                item.start : item.start + item.count
+            ]
     logit_rows = [
         first_rows[index] + position - item.start
         for index, item in enumerate(scheduled)
@@ -52,7 +62,7 @@ def forward_batch(
         return torch.from_numpy(values).to(device)
 
     return ForwardBatch(
-        token_ids=tensor(token_ids),
+        token_ids=tensor(token_ids) if fed is None else fed,
         positions=tensor(positions),
         slots=tensor(slots),
         query_starts=tensor(query_starts),

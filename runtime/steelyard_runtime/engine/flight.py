@@ -1,0 +1,88 @@
+"""A decode step that was launched and not read yet, and the one after it.
+
+The GPU begins step n + 1 while the host still takes in step n (overlap scheduling, as in SGLang's
+"zero-overhead batch scheduler", 2024): the tokens of step n go from sampling to the next step's
+inputs on the device. Only sequences whose next token is plainly the likeliest one can do that.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from steelyard_runtime.core.batch import StepPlan
+from steelyard_runtime.core.scheduler import Scheduler
+from steelyard_runtime.engine.request import LiveRequest
+from steelyard_runtime.ipc.messages import AddRequest
+from steelyard_runtime.sampling.sampler import GREEDY_TEMPERATURE
+
+
+class Pending(Protocol):
+    """The likeliest tokens of a step's rows, in the plan's order, on their way to the host."""
+
+    device_tokens: Tensor
+    """(S,) int64."""
+
+    def tokens(self) -> list[int]:
+        """Wait for them."""
+        ...
+
+
+class Launcher(Protocol):
+    """What can launch a step whose tokens are only on the device."""
+
+    runs_ahead: bool
+    """Whether it is of use: the device works while the host goes on."""
+
+    def launch(self, plan: StepPlan, fed: Tensor | None) -> Pending:
+        """Launch a plan of one token a sequence; `fed` (S,) int64 has them, None: the host has."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A launched step."""
+
+    plan: StepPlan
+    pending: Pending
+    launched_at_ns: int
+
+
+def is_plain(message: AddRequest, *, grammar: bool) -> bool:
+    """Whether a request's tokens are the likeliest ones and nothing else of a step is asked for."""
+    params: Any = message.params
+    return not (
+        grammar
+        or message.export_kv
+        or params.temperature >= GREEDY_TEMPERATURE
+        or params.logprobs is not None
+        or params.prompt_logprobs is not None
+        or params.logit_bias
+        or params.min_tokens
+        or params.presence_penalty
+        or params.frequency_penalty
+        or params.repetition_penalty != 1.0
+    )
+
+
+def can_fly(plan: StepPlan, live: dict[str, LiveRequest]) -> bool:
+    """Whether a plan is a decode step of plain sequences."""
+    return all(
+        item.count == 1 and item.samples and live[item.sequence.request_id].is_plain
+        for item in plan.scheduled
+    )
+
+
+def launch_next(
+    flight: Flight, scheduler: Scheduler, runner: Launcher, now_ns: int
+) -> Flight | None:
+    """Launch the step after one that is in flight, where it is sure to be another decode step."""
+    plan = scheduler.ahead(flight.plan)
+    if plan is None:
+        return None
+    fed = flight.pending.device_tokens
+    if len(plan.scheduled) != len(flight.plan.scheduled):
+        going = {id(item.sequence) for item in plan.scheduled}
+        rows = [row for row, item in enumerate(flight.plan.scheduled) if id(item.sequence) in going]
+        fed = fed[rows]
+    return Flight(plan, runner.launch(plan, fed), now_ns)
