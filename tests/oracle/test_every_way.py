@@ -74,6 +74,24 @@ def test_alone_with_a_cold_prefix(references: list[Any]) -> None:
     assert {len(each.output) for each in references} == {OUTPUT_TOKENS}
 
 
+def test_with_steps_launched_ahead(colocated: EngineRig, references: list[Any]) -> None:
+    """The device feeds itself; sequences come and go while a step is in flight."""
+    colocated.engine.reset_prefix_cache()
+    runner = colocated.assembly.runner
+    runner.runs_ahead = True
+    try:
+        chosen = references[:6]
+        names = {}
+        for index, each in enumerate(chosen):
+            params = SamplingParams(max_tokens=8 * (index + 1), temperature=0.0)
+            names[f"ahead-{index}"] = each.output[: 8 * (index + 1)]
+            colocated.engine.add(AddRequest(f"ahead-{index}", list(each.prompt), params))
+        answers = colocated.finish(set(names))
+    finally:
+        runner.runs_ahead = False
+    assert {name: answers[name].token_ids for name in names} == names
+
+
 def test_in_a_mixed_batch_of_sixteen(colocated: EngineRig, references: list[Any]) -> None:
     """Sixteen prompts at once, prefill and decode mixed, change no id."""
     colocated.engine.reset_prefix_cache()

@@ -135,7 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="llama-3.1-8b")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32, 64])
     parser.add_argument("--saturate", nargs="*", default=[], metavar="REQUESTSxINxOUT")
+    parser.add_argument("--max-sequences", type=int, help="in a step; default: the largest load")
     parser.add_argument("--enforce-eager", action="store_true")
+    parser.add_argument("--in-step", action="store_true", help="launch no step ahead")
     parser.add_argument("--profile", type=Path, metavar="FILE", help="write a trace of 20 steps")
     parser.add_argument("--to", type=Path, default=Path("bench-results"), metavar="DIR")
     given = parser.parse_args(arguments)
@@ -145,11 +147,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     loads = [tuple(int(part) for part in text.split("x")) for text in given.saturate]
     longest = max([LATENCY_CONTEXT + LATENCY_STEPS, *(load[1] + load[2] for load in loads)])
     largest = max([*given.batches, *(load[0] for load in loads)])
+    largest = given.max_sequences or largest
     rig = Rig(given.shape, largest, longest, graphs=not given.enforce_eager)
+    rig.runner.runs_ahead = not given.in_step
     figures: dict[str, Any] = {
         "device": torch.cuda.get_device_name(),
         "shape": given.shape,
         "cuda_graphs": not given.enforce_eager,
+        "launched_ahead": not given.in_step,
+        "max_sequences": largest,
         "kv_blocks": rig.pool.num_blocks,
         "record_graphs_seconds": rig.record_seconds,
     }
@@ -160,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.stdout.write(f"{table(figures['saturation'])}\n")
     if given.profile:
         _profile(rig, given.profile, max(given.batches))
-    suffix = "-eager" if given.enforce_eager else ""
+    suffix = ("-eager" if given.enforce_eager else "") + ("-in-step" if given.in_step else "")
+    suffix += f"-{given.max_sequences}" if given.max_sequences else ""
     write(f"gpu-{given.shape}{suffix}", figures, given.to)
     return 0
 

@@ -1,8 +1,8 @@
 """What runs in the next step: continuous batching with chunked prefill over paged KV.
 
 Decides the life of a sequence from `add` to its end; called by the step thread alone, as
-`schedule`, forward pass, `commit`. Between the two, any other method may be called. `ahead` plans the
-step after one whose tokens are not known yet.
+`schedule`, forward pass, `commit`. Between the two, any other method may be called. `ahead`
+plans the step after one whose tokens are not known yet.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,8 @@ from collections.abc import Sequence as Tokens
 import msgspec
 
 from steelyard_runtime.core.admission import Admission
-from steelyard_runtime.core.batch import Scheduled, StepPlan
+from steelyard_runtime.core.ahead import next_decode_step
+from steelyard_runtime.core.batch import StepPlan
 from steelyard_runtime.core.blocks import BlockManager
 from steelyard_runtime.core.finish import append_tokens
 from steelyard_runtime.core.landing import Landings
@@ -170,29 +171,13 @@ class Scheduler:
             raise RuntimeError("ahead() takes one step that was not committed")
         if self._waiting and len(self._running) < self.config.max_num_seqs:
             return None
-        going = [
-            item.sequence
-            for item in plan.scheduled
-            if item.sequence.phase is SequencePhase.RUNNING
-            and item.sequence.num_output_tokens + 1 < item.sequence.params.max_tokens
-        ]
-        if not going or any(item.count != 1 or not item.samples for item in plan.scheduled):
-            return None
-        if len(self._running) != sum(
-            item.sequence.phase is SequencePhase.RUNNING for item in plan.scheduled
-        ):
-            return None
-        size = self.config.block_size
-        growing = [each for each in going if each.num_tokens >= len(each.block_ids) * size]
-        if len(growing) > self.blocks.num_available:
-            return None
-        for sequence in growing:
-            sequence.block_ids += self.blocks.allocate(1)
-        self._planned += 1
-        following = StepPlan()
-        for sequence in going:
-            start = sequence.num_tokens
-            following.scheduled.append(Scheduled(sequence, start, 1, (start,)))
+        following = next_decode_step(
+            plan,
+            num_running=len(self._running),
+            blocks=self.blocks,
+            block_size=self.config.block_size,
+        )
+        self._planned += following is not None
         return following
 
     def commit(self, plan: StepPlan, sampled: Mapping[str, Tokens[int]]) -> list[Sequence]:
@@ -201,7 +186,7 @@ class Scheduler:
         `sampled` holds the accepted tokens, at least one, of each sequence that reached its end
         in this step and was not aborted since. Tokens after a sequence's end are dropped.
         """
-        self._committed += 1
+        self._committed += bool(plan.scheduled)
         finished: list[Sequence] = []
         for item in plan.scheduled:
             sequence = item.sequence

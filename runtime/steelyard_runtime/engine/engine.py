@@ -17,12 +17,12 @@ from steelyard_runtime.core.roles import Phase, Role
 from steelyard_runtime.core.scheduler import Scheduler
 from steelyard_runtime.core.sequence import Sequence, SequencePhase
 from steelyard_runtime.engine.flight import Flight, Launcher, can_fly, is_plain, launch_next
+from steelyard_runtime.engine.output import output
 from steelyard_runtime.engine.request import LiveRequest
 from steelyard_runtime.engine.sampling_step import sample_step
 from steelyard_runtime.engine.statistics import Statistics
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.ipc.messages import AddRequest, Output
-from steelyard_runtime.sampling.logprobs import token_logprobs
 from steelyard_runtime.structured.grammar import GrammarCompiler
 from steelyard_runtime.transfer.interface import (
     LeaseEnded,
@@ -296,24 +296,6 @@ class Engine:
                     sequence.num_prompt_tokens,
                 )
                 kv_params.setdefault("steelyard", {})["fingerprint"] = self._fingerprint
-        new_tokens = sequence.tokens[first_new:]
-        logprobs = None
-        count = sequence.params.logprobs
-        if count is not None and raw_logits is not None:
-            logprobs = [token_logprobs(raw_logits, token, count) for token in new_tokens]
-        first = not live.first_output_sent
-        live.first_output_sent = True
         self._outbox.append(
-            Output(
-                request_id=sequence.request_id,
-                token_ids=new_tokens,
-                logprobs=logprobs,
-                prompt_logprobs=live.prompt_logprobs if first and live.prompt_logprobs else None,
-                finish_reason=finished,  # type: ignore[arg-type]  # the scheduler's own literals
-                num_cached_tokens=sequence.num_cached_tokens if first else 0,
-                num_remote_tokens=sequence.num_remote_tokens if first else 0,
-                scheduled_at_ns=live.scheduled_at_ns if first else 0,
-                logits_at_ns=logits_at_ns,
-                kv_transfer_params=kv_params,
-            )
+            output(live, first_new, raw_logits, logits_at_ns=logits_at_ns, kv_params=kv_params)
         )

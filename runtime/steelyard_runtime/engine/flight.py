@@ -20,8 +20,10 @@ from steelyard_runtime.sampling.sampler import GREEDY_TEMPERATURE
 class Pending(Protocol):
     """The likeliest tokens of a step's rows, in the plan's order, on their way to the host."""
 
-    device_tokens: Tensor
-    """(S,) int64."""
+    @property
+    def device_tokens(self) -> Tensor:
+        """(S,) int64."""
+        ...
 
     def tokens(self) -> list[int]:
         """Wait for them."""

@@ -93,6 +93,40 @@ class Rig:
 
     def step(self, during: Callable[[], object] = lambda: None) -> StepPlan:
         """Schedule, run the forward pass on the simulated memory, call `during`, commit."""
+        plan, sampled = self._begin()
+        during()
+        self._commit(plan, sampled)
+        return plan
+
+    def step_ahead(self, between: Callable[[], object] = lambda: None) -> bool:
+        """Plan a second step before the first is committed; returns whether that was possible.
+
+        The second one writes as late as it may: after the commit of the first, and after `between`.
+        """
+        plan, sampled = self._begin()
+        exports = any(sequence.export_kv for sequence in plan_sequences(plan))
+        following = None if exports or not plan.scheduled else self.scheduler.ahead(plan)
+        writes = []
+        for item in following.scheduled if following else ():
+            sequence = item.sequence
+            tokens = [*sequence.tokens, *sampled[sequence.request_id]]
+            slot = self._slot(sequence, item.start)
+            assert item.start == len(tokens) - 1
+            writes.append((slot, (sequence.cache_salt, tuple(tokens))))
+        self._commit(plan, sampled)
+        between()
+        if following is None:
+            return False
+        for slot, written in writes:
+            assert self.blocks.is_exclusive(slot[0]), "a block of another is written"
+            self.memory[slot] = written
+        running = [s for s in plan_sequences(following) if s.phase is SequencePhase.RUNNING]
+        sampled = {each.request_id: [self.sample(each.tokens)] for each in running}
+        self._commit(following, sampled)
+        return True
+
+    def _begin(self) -> tuple[StepPlan, dict[str, list[int]]]:
+        """Schedule and run the forward pass; returns what it sampled."""
         plan = self.scheduler.schedule()
         self.blocks.check()
         assert plan.num_tokens <= self.budget
@@ -116,7 +150,9 @@ class Rig:
             self._forward(item.sequence, item.start, item.count)
             if item.samples:
                 sampled[item.sequence.request_id] = [self.sample(item.sequence.tokens)]
-        during()
+        return plan, sampled
+
+    def _commit(self, plan: StepPlan, sampled: dict[str, list[int]]) -> None:
         self.blocks.check()
         exported = {s.request_id: self._prompt_slots(s) for s in plan_sequences(plan)}
         for sequence in self.scheduler.commit(plan, sampled):
@@ -124,7 +160,6 @@ class Rig:
             if sequence.export_kv:
                 self.leases[sequence.request_id] = exported[sequence.request_id]
         self.blocks.check()
-        return plan
 
     def step_until_preemption(self, max_steps: int = 100) -> StepPlan:
         """Step until somebody gives way; return that plan."""

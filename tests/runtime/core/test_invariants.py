@@ -91,6 +91,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Run a step."""
         self.rig.step()
 
+    @rule(data=st.data(), what=st.sampled_from(["nothing", "abort", "land", "settle"]))
+    def step_ahead(self, data, what):
+        """Plan a second step before the first is known; something happens between the two."""
+
+        def between():
+            if what == "abort" and self.sequences:
+                self._abort(data.draw(st.sampled_from(sorted(self.sequences))))
+            elif what == "land" and self.rig.landing:
+                self.rig.land(data.draw(st.sampled_from(sorted(self.rig.landing))))
+            elif what == "settle" and self.rig.failed:
+                self.rig.settle(data.draw(st.sampled_from(sorted(self.rig.failed))))
+
+        self.rig.step_ahead(between)
+
     @precondition(lambda self: self.sequences)
     @rule(data=st.data())
     def abort_during_step(self, data):

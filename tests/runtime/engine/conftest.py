@@ -1,6 +1,7 @@
 """An engine whose model is arithmetic, and a transfer that does what the test says."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ def following(token: int, position: int) -> int:
 class ArithmeticRunner:
     """Logits that depend on a token and its position alone."""
 
+    runs_ahead = False
+
     def __init__(self) -> None:
         self.plans: list[StepPlan] = []
 
@@ -41,6 +44,47 @@ class ArithmeticRunner:
                 row[following(item.sequence.tokens[position], position)] = 3.0
                 rows.append(row)
         return torch.stack(rows) if rows else torch.empty(0, VOCABULARY)
+
+
+class Tokens:
+    """A step's tokens; a test sees whether they were asked for."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self._tokens = tokens
+        self.device_tokens = torch.tensor(tokens)
+        self.read = False
+
+    def tokens(self) -> list[int]:
+        """Return them."""
+        self.read = True
+        return self._tokens
+
+
+class AheadRunner(ArithmeticRunner):
+    """One that launches steps whose tokens the host does not know."""
+
+    runs_ahead = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launched: list[tuple[StepPlan, Tokens]] = []
+
+    def launch(self, plan: StepPlan, fed: Tensor | None) -> Tokens:
+        """Compute the tokens at once, from what was fed."""
+        known = (
+            [item.sequence.tokens[item.start] for item in plan.scheduled]
+            if fed is None
+            else fed.tolist()
+        )
+        pending = Tokens(
+            [
+                following(token, item.start)
+                for token, item in zip(known, plan.scheduled, strict=True)
+            ]
+        )
+        self.plans.append(plan)
+        self.launched.append((plan, pending))
+        return pending
 
 
 class ScriptedTransfer:
@@ -103,8 +147,10 @@ class ScriptedTransfer:
 class Rig:
     """An engine and what surrounds it."""
 
-    def __init__(self, num_blocks: int = 64, max_num_batched_tokens: int = 32) -> None:
-        self.runner = ArithmeticRunner()
+    def __init__(
+        self, num_blocks: int = 64, max_num_batched_tokens: int = 32, *, ahead: bool = False
+    ) -> None:
+        self.runner = AheadRunner() if ahead else ArithmeticRunner()
         self.transfer = ScriptedTransfer()
         self.now_ns = 0
         self.scheduler = Scheduler(
@@ -148,16 +194,22 @@ class Rig:
         raise AssertionError("the engine does not come to rest")
 
 
+@pytest.fixture(params=[False, True], ids=["in-step", "ahead"])
+def make_rig(request: pytest.FixtureRequest) -> Callable[..., Rig]:
+    """A maker of engines, such as wait for each step and such as launch the next one before."""
+    return partial(Rig, ahead=request.param)
+
+
 @pytest.fixture
-def rig() -> Rig:
+def make_ahead() -> Callable[..., Rig]:
+    """A maker of engines that launch the next step before they read the last."""
+    return partial(Rig, ahead=True)
+
+
+@pytest.fixture
+def rig(make_rig: Callable[..., Rig]) -> Rig:
     """An engine with 64 blocks of 4 tokens."""
-    return Rig()
-
-
-@pytest.fixture
-def make_rig() -> Callable[..., Rig]:
-    """A maker of engines of other sizes."""
-    return Rig
+    return make_rig()
 
 
 @pytest.fixture

@@ -1,17 +1,27 @@
 """The engine on a GPU: the same logits as transformers, recorded or not, alone or in a batch."""
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from steelyard_runtime.config import TransferConfig
+from steelyard_runtime.core.blocks import BlockManager
+from steelyard_runtime.core.limits import SchedulerConfig
+from steelyard_runtime.core.params import SamplingParams
+from steelyard_runtime.core.scheduler import Scheduler
+from steelyard_runtime.engine.engine import Engine
 from steelyard_runtime.engine.kv_pool import KVPool
 from steelyard_runtime.engine.model_runner import ModelRunner
+from steelyard_runtime.ipc.messages import AddRequest
 from steelyard_runtime.models.checkpoint import open_checkpoint
 from steelyard_runtime.models.registry import load_model
+from steelyard_runtime.structured.grammar import GrammarCompiler, GrammarVocabulary
 from steelyard_runtime.testing.oracle import Oracle
 from steelyard_runtime.testing.paged_runs import PagedRun
+from steelyard_runtime.transfer.registry import make_transfer
 
 pytestmark = pytest.mark.gpu
 
@@ -117,3 +127,61 @@ def test_recording_leaves_the_cache_alone(tiny: Any, cuda: torch.device) -> None
     ModelRunner(model, pool, cuda).record_graphs(9, 512)
 
     assert torch.equal(pool.tensor, before)
+
+
+def test_steps_launched_ahead_give_the_same_tokens(tiny: Any, cuda: torch.device) -> None:
+    """Sequences of unlike lengths leave while a step is in flight; requests come in between."""
+    path, _ = tiny
+    answers: dict[bool, dict[str, list[int]]] = {}
+    for ahead in (False, True):
+        engine = an_engine(path, cuda, ahead=ahead)
+        answers[ahead] = {}
+        for number in range(12):
+            params = SamplingParams(max_tokens=3 + 5 * number, temperature=0.0, ignore_eos=True)
+            engine.add(AddRequest(f"r{number}", PROMPT[: 5 + 4 * number], params))
+            if number % 3 == 2:
+                take(engine, answers[ahead], steps=7)
+        take(engine, answers[ahead])
+
+    assert {len(tokens) for tokens in answers[True].values()} == set(range(3, 63, 5))
+    assert answers[True] == answers[False]
+
+
+def an_engine(path: Path, device: torch.device, *, ahead: bool) -> Engine:
+    """Return an engine of at most 8 sequences, so that some wait."""
+    model = load_model(open_checkpoint(path), device, torch.bfloat16, 16)
+    pool = KVPool(model.kv_geometry, 64, device)
+    runner = ModelRunner(model, pool, device)
+    runner.record_graphs(8, 512)
+    runner.runs_ahead = ahead
+    transfer = make_transfer(
+        TransferConfig(transport="tcp", port=0),
+        engine_id="test",
+        fingerprint="",
+        memory=pool,
+        environment={},
+    )
+    config = SchedulerConfig(
+        max_num_seqs=8,
+        max_num_batched_tokens=128,
+        max_waiting_requests=64,
+        block_size=16,
+        max_model_len=512,
+    )
+    return Engine(
+        scheduler=Scheduler(config, BlockManager(64)),
+        runner=runner,
+        compiler=GrammarCompiler(lambda: GrammarVocabulary("", 0, ())),
+        transfer=transfer,
+        eos_token_ids=frozenset(),
+        fingerprint="",
+        clock_ns=time.monotonic_ns,
+    )
+
+
+def take(engine: Engine, answers: dict[str, list[int]], steps: int | None = None) -> None:
+    """Step so often, or to the end, and collect the tokens."""
+    while engine.in_flight and steps != 0:
+        steps = None if steps is None else steps - 1
+        for output in engine.step():
+            answers.setdefault(output.request_id, []).extend(output.token_ids)
