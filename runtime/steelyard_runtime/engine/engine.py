@@ -265,17 +265,14 @@ class Engine:
         self._flight = launch_next(flight, self._scheduler, self._runner, self._clock_ns())
         tokens = flight.pending.tokens()
         landed_at_ns = self._clock_ns()
-        sampled: dict[str, list[int]] = {}
-        sequences: list[Sequence] = []
+        landed: list[tuple[Sequence, int, int]] = []
         for item, token in zip(flight.plan.scheduled, tokens, strict=True):
             if item.sequence.phase is SequencePhase.RUNNING:
-                sampled[item.sequence.request_id] = [token]
-                sequences.append(item.sequence)
+                landed.append((item.sequence, item.start + 1, token))
                 live = self._live[item.sequence.request_id]
                 live.scheduled_at_ns = live.scheduled_at_ns or flight.launched_at_ns
-        before = [sequence.num_tokens for sequence in sequences]
-        self._scheduler.commit(flight.plan, sampled)
-        for sequence, first_new in zip(sequences, before, strict=True):
+        self._scheduler.commit(flight.plan, {s.request_id: [token] for s, _, token in landed})
+        for sequence, first_new, _ in landed:
             self._emit(sequence, first_new, None, landed_at_ns)
         started_at_ns = max(flight.launched_at_ns, self._landed_at_ns)
         self._landed_at_ns = landed_at_ns
