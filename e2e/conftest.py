@@ -11,10 +11,10 @@ import pytest
 from harness import evidence
 from harness.clusters import NAMESPACE, Cluster, existing_cluster, own_kind_cluster
 from harness.sabotage import SABOTAGES, sabotaged_images
-from harness.scenarios import Scenario, World
 from harness.service import SAMPLE, Service
 from harness.traffic import OPEN_STREAMS, Question, Traffic, questions
 from harness.verdict import Verdict, complaints, failed, longest_gap, report
+from harness.world import Scenario, World
 
 ROOT = Path(__file__).parents[1]
 ANSWER_TOKENS = 96

@@ -7,8 +7,9 @@ import pytest
 
 from harness.clusters import Cluster
 from harness.kubectl import KubectlError, wait_for
-from harness.scenarios import SCENARIOS, Scenario, World
+from harness.scenarios import SCENARIOS
 from harness.service import RESOURCE, SAMPLE, Service
+from harness.world import Scenario, World
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 Play = Callable[..., None]

@@ -7,54 +7,15 @@ leaves the service as it found it, so that `test_chaos.py` can play them in any 
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from random import Random
 from typing import Any
 
-from harness.clusters import OPERATOR, Cluster
+from harness.balance import rebalance
+from harness.clusters import OPERATOR
 from harness.kubectl import Kubectl, KubectlError, wait_for
 from harness.service import Service
-from harness.traffic import Traffic
+from harness.world import LEASE, Scenario, World, leader
 
 DRAIN_SECONDS = 300
-LEASE = "steelyard-operator"
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What a scenario works with."""
-
-    cluster: Cluster
-    service: Service
-    traffic: Traffic
-    random: Random
-
-    @property
-    def kubectl(self) -> Kubectl:
-        """Kubectl in the service's namespace."""
-        return self.cluster.kubectl
-
-    def victim(self, role: str) -> str:
-        """Return a worker of the role that has a request now, with enough streams open."""
-        names = [str(pod["metadata"]["name"]) for pod in self.service.workers(role)]
-        name = self.random.choice(sorted(names))
-        self.traffic.wait_open()
-        self.service.await_request(name)
-        return name
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """One fault or change."""
-
-    name: str
-    run: Callable[[World], None]
-    kills: bool = False
-    """Something ends without being asked to drain: streams may go on from another worker."""
-    nodes: int = 1
-    own_cluster: bool = False
-    """Only where the API server may be killed."""
 
 
 def _uid(pod: dict[str, Any]) -> str:
@@ -170,20 +131,6 @@ def _worker_on(world: World, node: str) -> None:
     raise AssertionError(f"no worker can be brought to node {node}")
 
 
-def leader(kubectl: Kubectl) -> str:
-    """Return the name of the operator's pod that holds the Lease."""
-
-    def held() -> str:
-        holder = str(kubectl.read("lease", LEASE)["spec"].get("holderIdentity") or "")
-        names = [
-            pod["metadata"]["name"]
-            for pod in kubectl.items("pods", f"app.kubernetes.io/name={OPERATOR}")
-        ]
-        return next((name for name in names if holder.startswith(name)), "")
-
-    return wait_for("an operator that holds the Lease", held, seconds=90)
-
-
 def kill_operator(world: World, *, kills: int = 3) -> None:
     """The leading operator dies at some moment of a change; the other one finishes it."""
     before = world.service.read()["spec"]["decode"].get("replicas", 1)
@@ -277,6 +224,7 @@ SCENARIOS = (
     Scenario("change template", roll_out),
     Scenario("scale while draining", edit_while_draining),
     Scenario("drain node", drain_node, nodes=2),
+    Scenario("rebalance", rebalance),
     Scenario("kill operator", kill_operator),
     Scenario("two operators", two_operators),
     Scenario("restart API server", restart_api_server, own_cluster=True),

@@ -10,6 +10,9 @@ from steelyard_operator.planning.balance.signals import Signals
 RATE_SECONDS = 60.0  # over which the rate of now is taken
 TREND_SECONDS = 240.0  # and how far back its trend goes
 LENGTH_SECONDS = 300.0  # lengths change slowly, and few requests tell little
+# Where so many answers have ended lately, and are so many times as long or as short as those of the
+# minutes before, the traffic is another: then only the lately ended count.
+SWING_ANSWERS, SWING = 20, 1.5
 UNREST_SECONDS = 900.0  # over which it is seen how much a rate changes while an act takes effect
 # Where that is not known yet: a tenth of the rate.
 UNKNOWN_UNREST = 0.1
@@ -46,7 +49,7 @@ def forecast(history: Sequence[Signals], horizon_seconds: float) -> Rates:
     rate = tokens / seconds
     rate += MARGIN * (math.sqrt(squares) / seconds + rate * _unrest(history, horizon_seconds))
     growth = 1 + min(_growth(history) * horizon_seconds, MOST_GROWTH)
-    lengths = _last(history, LENGTH_SECONDS)
+    lengths = _lengths(history, recent)
     finished = sum(tick.finished for tick in lengths)
     # Before the first answer has ended nothing is known of their lengths: as long as the prompts.
     output = sum(tick.finished_output_tokens for tick in lengths) / finished if finished else 256.0
@@ -66,6 +69,20 @@ def forecast(history: Sequence[Signals], horizon_seconds: float) -> Rates:
     return Rates(demand, certain=seconds >= RATE_SECONDS / 2)
 
 
+def _lengths(history: Sequence[Signals], recent: Sequence[Signals]) -> Sequence[Signals]:
+    """Return the ticks whose answers tell how long those of now are."""
+    lately, long = _answer(recent), _answer(_last(history, LENGTH_SECONDS))
+    swings = lately > SWING * long or long > SWING * lately
+    enough = sum(tick.finished for tick in recent) >= SWING_ANSWERS
+    return recent if swings and enough else _last(history, LENGTH_SECONDS)
+
+
+def _answer(ticks: Sequence[Signals]) -> float:
+    """Return the mean length of ended answers in tokens."""
+    finished = sum(tick.finished for tick in ticks)
+    return sum(tick.finished_output_tokens for tick in ticks) / finished if finished else 0.0
+
+
 def _growth(history: Sequence[Signals]) -> float:
     """Return the relative growth of arrivals a second, 0 where they do not clearly grow."""
     window = _last(history, TREND_SECONDS)
@@ -75,7 +92,7 @@ def _growth(history: Sequence[Signals]) -> float:
     before, after = window[:half], window[half:]
     seconds = [sum(tick.seconds for tick in part) for part in (before, after)]
     counts = [sum(tick.requests for tick in part) for part in (before, after)]
-    if not counts[0] or min(seconds) <= 0:
+    if not all(counts) or min(seconds) <= 0:
         return 0.0
     rates = [count / time for count, time in zip(counts, seconds, strict=True)]
     noise = 2 * math.sqrt(sum(counts)) / min(seconds)

@@ -17,6 +17,10 @@ from steelyard_operator.planning.balance.signals import Limits, Objectives, Sign
 HOLD_SECONDS = 180.0
 # How long before one changes its role: changing back costs a drain.
 FLIP_HOLD_SECONDS = 30.0
+# Spare for so long, a worker is waited for instead of a new one being made.
+FLIP_SOON_SECONDS = 10.0
+# And how long demand must have been seen at all: a rate needs its window.
+FLIP_AFTER_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +85,15 @@ def decide(
     if not rates.certain or waited < settings.cooldown_seconds:
         chosen, reason = now, "Watching"
     else:
-        whole_hold = sum(tick.seconds for tick in history) >= HOLD_SECONDS
-        chosen, reason = _with_hysteresis(now, needed, recent, limits, whole_hold=whole_hold)
+        seen_seconds = sum(tick.seconds for tick in history)
+        chosen, reason = _with_hysteresis(
+            now,
+            needed,
+            recent,
+            limits,
+            flip_held_whole=seen_seconds >= FLIP_AFTER_SECONDS,
+            whole_hold=seen_seconds >= HOLD_SECONDS,
+        )
     chosen, reason = _within(chosen, reason, limits, rates.demand)
     changed = chosen != now
     return (
@@ -118,34 +129,43 @@ def _with_hysteresis(
     recent: tuple[Needed, ...],
     limits: Limits,
     *,
+    flip_held_whole: bool,
     whole_hold: bool,
 ) -> tuple[Split, str]:
     """Grow at once; shrink what was too large for the whole hold; flip before adding."""
     held = Split(
         max(past.split.prefill for past in recent), max(past.split.decode for past in recent)
     )
-    flip_held = Split(
-        max(p.split.prefill for p in recent if p.age_seconds <= FLIP_HOLD_SECONDS),
-        max(p.split.decode for p in recent if p.age_seconds <= FLIP_HOLD_SECONDS),
-    )
     grow = Split(max(now.prefill, needed.prefill), max(now.decode, needed.decode))
-    if whole_hold and limits.flips and None is limits.fixed_prefill is limits.fixed_decode:
-        missing = grow.prefill - now.prefill
-        spare = now.decode - max(flip_held.decode, limits.min_decode)
-        if missing > 0 and spare > 0:
-            moved = min(missing, spare)
-            return Split(now.prefill + missing, now.decode - moved), "MorePrefill"
-        missing = grow.decode - now.decode
-        spare = now.prefill - max(flip_held.prefill, limits.min_prefill)
-        if missing > 0 and spare > 0:
-            moved = min(missing, spare)
-            return Split(now.prefill - moved, now.decode + missing), "MoreDecode"
+    may_flip = limits.flips and None is limits.fixed_prefill is limits.fixed_decode
+    if may_flip and flip_held_whole:
+        spare = _spare(now, recent, limits, FLIP_HOLD_SECONDS)
+        missing = Split(grow.prefill - now.prefill, grow.decode - now.decode)
+        if missing.prefill > 0 and spare.decode > 0:
+            moved = min(missing.prefill, spare.decode)
+            return Split(now.prefill + missing.prefill, now.decode - moved), "MorePrefill"
+        if missing.decode > 0 and spare.prefill > 0:
+            moved = min(missing.decode, spare.prefill)
+            return Split(now.prefill - moved, now.decode + missing.decode), "MoreDecode"
+        soon = _spare(now, recent, limits, FLIP_SOON_SECONDS)
+        if 0 < missing.prefill <= soon.decode or 0 < missing.decode <= soon.prefill:
+            # What is about to be spare is there sooner than a worker that is made.
+            return now, "FlipSoon"
     if grow != now:
         return grow, "MoreDemand"
     if not whole_hold:
         return now, "Watching"
     shrunk = Split(min(now.prefill, held.prefill), min(now.decode, held.decode))
     return shrunk, "LessDemand" if shrunk != now else "Steady"
+
+
+def _spare(now: Split, recent: tuple[Needed, ...], limits: Limits, seconds: float) -> Split:
+    """Return how many workers of each role were not needed for so long."""
+    lately = [past.split for past in recent if past.age_seconds <= seconds]
+    return Split(
+        now.prefill - max(limits.min_prefill, *(each.prefill for each in lately)),
+        now.decode - max(limits.min_decode, *(each.decode for each in lately)),
+    )
 
 
 def _within(split: Split, reason: str, limits: Limits, demand: Demand) -> tuple[Split, str]:

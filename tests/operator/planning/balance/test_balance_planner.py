@@ -14,6 +14,7 @@ from steelyard_operator.planning.balance.ledger import line, replay
 from steelyard_operator.planning.balance.planner import (
     HOLD_SECONDS,
     Decision,
+    Needed,
     PlannerState,
     Settings,
     decide,
@@ -85,11 +86,13 @@ def test_less_demand_waits_for_the_hold() -> None:
     assert sizes[-1] < sizes[0]
 
 
-def test_a_swing_between_the_roles_is_a_flip() -> None:
+@pytest.mark.parametrize("spare_ticks", [3, 20])
+def test_a_swing_between_the_roles_is_a_flip(spare_ticks: int) -> None:
     """Short prompts with long answers: a prefill worker becomes a decode worker, none is added."""
     made = played(
         [{"requests": 100, "length": 1000, "output": 20}] * 80
-        + [{"requests": 100, "length": 50, "output": 700}] * 40,
+        + [{"requests": 100, "length": 50, "output": 20}] * spare_ticks
+        + [{"requests": 100, "length": 50, "output": 400}] * 40,
         Split(4, 1),
     )
     totals = [decision.split.total for decision in made[80:]]
@@ -161,6 +164,31 @@ def test_fixed_replicas_stop_the_planner_for_the_role(loads: list[dict[str, int]
     limits = replace(LIMITS, fixed_prefill=2)
 
     assert {d.split.prefill for d in played(loads, Split(2, 1), limits)} == {2}
+
+
+@pytest.mark.parametrize(
+    ("spare_seconds", "reason", "split"),
+    [
+        (5.0, "MoreDemand", Split(3, 2)),
+        (15.0, "FlipSoon", Split(3, 1)),
+        (40.0, "MoreDecode", Split(2, 2)),
+    ],
+)
+def test_a_worker_that_is_about_to_be_spare_is_waited_for(
+    spare_seconds: float, reason: str, split: Split
+) -> None:
+    """Spare for a moment means nothing; for ten seconds, that a flip is sooner than an addition."""
+    past = tuple(
+        Needed(age, Split(2 if age < spare_seconds else 3, 1))
+        for age in (5.0 * (14 - index) for index in range(14))
+    )
+    signals = tick(100, Split(3, 1), length=50, output=400)
+    state = PlannerState(history=(signals,) * 14, needed=past)
+
+    made = decide(state, signals, LIMITS, SETTINGS)[1]
+
+    assert made.needed == Split(1, 2)
+    assert (made.reason, made.split) == (reason, split)
 
 
 def test_zero_is_reached_where_it_is_allowed() -> None:
