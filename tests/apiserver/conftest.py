@@ -25,6 +25,13 @@ ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds/steelyard.dev_inferenceservices.yaml"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 START_SECONDS = 60
+# What service accounts do is written down; tests compare it with the rights that they are given.
+AUDIT_POLICY = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "userGroups": ["system:serviceaccounts"]}, {"level": "None"}],
+}
 WITHOUT_ASSETS = (
     "KUBE_ASSETS is not set: tests against an API server need the folder with the binaries etcd, "
     "kube-apiserver and kubectl"
@@ -48,6 +55,11 @@ class ApiServer:
     token: str
     certificate: Path
     programs: Path
+
+    @property
+    def audit_log(self) -> Path:
+        """What service accounts have asked for, as lines of JSON."""
+        return self.certificate.parent / "audit.log"
 
     def call(
         self, method: str, path: str, body: Any = None, content_type: str = "application/json"
@@ -140,6 +152,7 @@ def empty_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
     client, peer, port = free_ports(3)
     token = secrets.token_hex(16)
     (folder / "tokens.csv").write_text(f'{token},admin,admin,"system:masters"\n')
+    (folder / "audit.yaml").write_text(yaml.safe_dump(AUDIT_POLICY))
     key = folder / "sa.key"
     subprocess.run(["openssl", "genrsa", "-out", str(key), "2048"], check=True, capture_output=True)
     store = [
@@ -160,6 +173,8 @@ def empty_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
         f"--service-account-key-file={key}",
         f"--service-account-signing-key-file={key}",
         "--service-account-issuer=https://localhost",
+        f"--audit-policy-file={folder / 'audit.yaml'}",
+        f"--audit-log-path={folder / 'audit.log'}",
     ]
     api = ApiServer(f"https://127.0.0.1:{port}", token, folder / "apiserver.crt", programs)
     log = folder / "apiserver.log"

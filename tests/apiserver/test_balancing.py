@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from steelyard_operator.testing.cluster import CORE, SERVICES, Cluster, eventually, operating
+from steelyard_operator.testing.cluster import CORE, SERVICES, Cluster, eventually, forked
 from steelyard_operator.testing.demand import Router, step_sums, steps_document
 from steelyard_operator.testing.fleet import Fleet
 from steelyard_operator.testing.hurried import clock
@@ -96,7 +96,7 @@ def test_a_swing_of_the_traffic_moves_a_worker_and_back(
     """
     spec = {**SPEC, "rebalancing": {"cooldownSeconds": 1}}
     with (
-        operating(cluster.api, tmp_path, module=HURRIED, **settings),
+        forked(cluster.api, tmp_path, module=HURRIED, **settings),
         balanced(cluster, (1, 2), ANSWERS, **spec) as found,
     ):
         before = found.uids()
@@ -151,7 +151,7 @@ def test_a_recommendation_is_told_and_not_done(
     """`mode: Recommend` writes the plan; nobody moves."""
     spec = {**SPEC, "rebalancing": {"cooldownSeconds": 1, "mode": "Recommend"}}
     with (
-        operating(cluster.api, tmp_path, module=HURRIED, **settings),
+        forked(cluster.api, tmp_path, module=HURRIED, **settings),
         balanced(cluster, (1, 2), ANSWERS, **spec) as found,
     ):
         eventually(lambda: found.router.readings > 60, "a steady load is seen")
@@ -170,7 +170,7 @@ def test_workers_go_to_zero_and_come_back_for_a_request(
     zero = {"minReplicas": 0, "maxReplicas": 2, "initialReplicas": 1}
     spec = {**SPEC, "prefill": zero, "decode": zero, "rebalancing": {"cooldownSeconds": 1}}
     with (
-        operating(cluster.api, tmp_path, module=HURRIED, **settings),
+        forked(cluster.api, tmp_path, module=HURRIED, **settings),
         balanced(cluster, (1, 1), NOTHING, **spec) as found,
     ):
 
@@ -198,7 +198,7 @@ def test_demand_beyond_the_budget_never_makes_a_pod_too_many(
         "rebalancing": {"cooldownSeconds": 1},
     }
     with (
-        operating(cluster.api, tmp_path, module=HURRIED, **settings),
+        forked(cluster.api, tmp_path, module=HURRIED, **settings),
         balanced(cluster, (1, 1), NOTHING, **spec) as found,
     ):
         for load, split in (((80.0, 500, 8), (2, 1)), ((80.0, 20, 300), (1, 2))):

@@ -15,6 +15,7 @@ from steelyard_operator.testing.cluster import (
     MERGE,
     Cluster,
     eventually,
+    forked,
     holder,
     operating,
 )
@@ -128,7 +129,7 @@ def test_the_operator_may_die_at_each_step(
             k, deaths = k + 1, 0
             for when in ("before", "after"):
                 release(cluster)
-                with operating(cluster.api, tmp_path, module=DYING, **settings) as dying:
+                with forked(cluster.api, tmp_path, module=DYING, **settings) as dying:
                     eventually(lambda: holder(cluster.api, cluster.namespace), "it leads")
                     found.comes_to(*split, "what the one before has left")
                     assert found.uids() == before, "a pod was restarted"
@@ -156,7 +157,7 @@ def test_a_worker_may_die_at_each_step(
     armed, paused = tmp_path / "armed", tmp_path / "armed.paused"
     settings |= {"STEELYARD_DYING_FILE": str(armed)}
     with (
-        operating(cluster.api, tmp_path, module=DYING, **settings),
+        forked(cluster.api, tmp_path, module=DYING, **settings),
         fleet(cluster, 2, 2) as found,
     ):
         splits, died, k = [(3, 1), (2, 2)], True, 0

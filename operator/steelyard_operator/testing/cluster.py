@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from steelyard_operator.render.ports import ADMIN
+from steelyard_operator.testing.forking import Fork
 
 ROOT = Path(__file__).parents[3]
 SAMPLE = ROOT / "manifests/samples/smollm2.yaml"
@@ -185,10 +186,44 @@ class Worker:
 
 
 @contextmanager
-def operating(
-    api: Any, folder: Path, *, module: str = "steelyard_operator.cli", **settings: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run an operator for the time of the block."""
+def operating(api: Any, folder: Path, **settings: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run an operator, as a program of its own, for the time of the block."""
+    log = folder / f"operator-{secrets.token_hex(2)}.log"
+    command = [sys.executable, "-m", "steelyard_operator.cli", "operator"]
+    environment = _environment(api, folder, settings)
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process,
+        _ending(process, log),
+    ):
+        yield process
+
+
+@contextmanager
+def forked(api: Any, folder: Path, *, module: str, **settings: str) -> Iterator[Fork]:
+    """Run an operator that is changed for a test, as a fork, for the time of the block."""
+    log = folder / f"operator-{secrets.token_hex(2)}.log"
+    log.touch()
+    process = Fork(module, _environment(api, folder, settings), log)
+    with _ending(process, log):
+        yield process
+
+
+@contextmanager
+def _ending(process: subprocess.Popen[bytes] | Fork, log: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(timeout=30)
+        except (subprocess.TimeoutExpired, TimeoutError):
+            process.kill()
+        print(log.read_text()[-6000:])  # noqa: T201  # pytest shows it where a test fails
+
+
+def _environment(api: Any, folder: Path, settings: dict[str, str]) -> dict[str, str]:
     key, kubeconfig = folder / "key", folder / "kubeconfig"
     key.write_text("k" * 32)
     cluster = {"server": api.url, "certificate-authority": str(api.certificate)}
@@ -200,7 +235,7 @@ def operating(
         "current-context": "x",
     }
     kubeconfig.write_text(yaml.safe_dump(config))
-    environment = {
+    return {
         **os.environ,
         "KUBECONFIG": str(kubeconfig),
         "PYTHONPATH": str(ROOT / "operator"),
@@ -209,22 +244,6 @@ def operating(
         "STEELYARD_METRICS_PORT": "0",
         **settings,
     }
-    log = folder / f"operator-{secrets.token_hex(2)}.log"
-    command = [sys.executable, "-m", module, "operator"]
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process,
-    ):
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            print(log.read_text()[-6000:])  # noqa: T201  # pytest shows it where a test fails
 
 
 def holder(api: Any, namespace: str = "steelyard-system") -> str:

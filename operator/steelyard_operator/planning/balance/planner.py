@@ -189,8 +189,10 @@ def _within(split: Split, reason: str, limits: Limits, demand: Demand) -> tuple[
         elif limits.fixed_decode is not None:
             prefill = max(0, room - decode)
         else:
-            share = round(room * prefill / (prefill + decode))
-            prefill = min(max(share, limits.min_prefill), room - limits.min_decode)
+            # By what each needs, not by what it may have: the role that lacks most gets most.
+            share = round(room * split.prefill / max(split.total, 1))
+            least, most = max(limits.min_prefill, room - decode), room - limits.min_decode
+            prefill = min(max(share, least), most, prefill)
             decode = room - prefill
         if reason != "Ceiling":
             reason = "AtMost"

@@ -280,3 +280,17 @@ def test_the_ratio_of_the_roles_stays_inside_its_bounds(
     # Whole workers do not always divide: one more or less of the other role is inside.
     assert chosen.prefill * 100 >= bounds[0] * (chosen.decode - 1)
     assert (chosen.prefill - 1) * 100 <= bounds[1] * chosen.decode
+
+
+@pytest.mark.parametrize(
+    ("length", "output", "split"), [(4000, 20, Split(2, 1)), (50, 2000, Split(1, 2))]
+)
+def test_a_full_budget_goes_to_the_role_that_lacks_most(
+    length: int, output: int, split: Split
+) -> None:
+    """By what each role needs, also where neither may have so many."""
+    limits = replace(LIMITS, max_workers=3, max_prefill=2, max_decode=2)
+    made = played([{"requests": 100, "length": length, "output": output}] * 80, Split(1, 1), limits)
+
+    assert made[-1].needed.total > 3
+    assert made[-1].split == split

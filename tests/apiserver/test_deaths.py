@@ -1,0 +1,236 @@
+"""The operator ends before and after each request that changes something, in every flow.
+
+Flips have the same test in `test_flip.py`. The operators are forks; the next one takes the Lease of
+the dead one at once, and must bring the flow to its end before anything else is asked.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from steelyard_operator.testing.cluster import (
+    APPS,
+    BUDGETS,
+    CORE,
+    LEASE,
+    MERGE,
+    POLICIES,
+    SERVICES,
+    Cluster,
+    eventually,
+    forked,
+    holder,
+)
+from steelyard_operator.testing.life import Life
+
+DYING = "steelyard_operator.testing.dying"
+BUDGET = 3
+
+
+@pytest.fixture
+def settings(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
+    """An operator of this namespace alone, which dies as the file says."""
+    return {
+        "STEELYARD_NAMESPACE": cluster.namespace,
+        "STEELYARD_OPERATOR_NAMESPACE": cluster.namespace,
+        "STEELYARD_DYING_FILE": str(tmp_path / "armed"),
+    }
+
+
+@contextmanager
+def life(cluster: Cluster) -> Iterator[Life]:
+    """The pods' side of a service that need not be there yet."""
+    found = Life(cluster, BUDGET)
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def deaths(
+    cluster: Cluster,
+    folder: Path,
+    settings: dict[str, str],
+    ask: Callable[[], None],
+    done: Callable[[], bool],
+    *,
+    between: Callable[[], None] = lambda: None,
+) -> int:
+    """Ask for something again and again; the operator dies at another request each time.
+
+    Args:
+        cluster: where.
+        folder: for logs.
+        settings: of the operators.
+        ask: does what the user does.
+        done: whether the flow has come to its end.
+        between: brings everything back to where `ask` can be done once more.
+
+    Returns:
+        How many requests the flow has.
+    """
+    armed = folder / "armed"
+    k, died = 0, 2
+    while died:
+        k, died = k + 1, 0
+        for when in ("before", "after"):
+            release(cluster)
+            with forked(cluster.api, folder, module=DYING, **settings) as dying:
+                eventually(lambda: holder(cluster.api, cluster.namespace), "it leads")
+                between()
+                armed.write_text(f"{when} {k}")
+                ask()
+                eventually(
+                    lambda dying=dying: dying.poll() is not None or done(),
+                    f"death {when} request {k}, or the end",
+                )
+                died += dying.poll() is not None
+                dying.kill()
+            armed.unlink()
+            release(cluster)
+            with forked(cluster.api, folder, module=DYING, **settings):
+                eventually(done, f"what the death {when} request {k} has left")
+    print(f"died before and after each of {k - 1} requests")  # noqa: T201
+    return k - 1
+
+
+def release(cluster: Cluster) -> None:
+    """Let the next operator take the Lease of a dead one without waiting for its end."""
+    if holder(cluster.api, cluster.namespace):
+        path = LEASE.format(cluster.namespace)
+        cluster.api.call("PATCH", path, {"spec": {"holderIdentity": ""}}, MERGE)
+
+
+def test_scaling_survives_every_death(
+    cluster: Cluster, settings: dict[str, str], tmp_path: Path
+) -> None:
+    """One decode worker more, and one less: drained, deleted, nothing double."""
+    with life(cluster) as found:
+        cluster.apply(capacity={"maxAccelerators": BUDGET})
+        wanted = [1]
+
+        def ask() -> None:
+            wanted[0] = 3 - wanted[0]
+            cluster.edit({"spec": {"decode": {"replicas": wanted[0]}}})
+
+        def done() -> bool:
+            return found.steady(1, wanted[0])
+
+        first = [False]
+
+        def between() -> None:
+            if not first[0]:
+                first[0] = True
+                eventually(done, "the first workers")
+
+        assert deaths(cluster, tmp_path, settings, ask, done, between=between) >= 3
+
+
+def test_a_rollout_survives_every_death(
+    cluster: Cluster, settings: dict[str, str], tmp_path: Path
+) -> None:
+    """Every worker is replaced once, with never more than one beyond the number."""
+    with life(cluster) as found:
+        cluster.apply(capacity={"maxAccelerators": BUDGET})
+        turn = [0]
+
+        def ask() -> None:
+            turn[0] += 1
+            env = [{"name": "TURN", "value": str(turn[0])}]
+            cluster.edit({"spec": {"runtime": {"env": env}}})
+
+        def done() -> bool:
+            return (not turn[0] or found.runs("TURN", str(turn[0]))) and found.steady(1, 1)
+
+        first = [False]
+
+        def between() -> None:
+            if not first[0]:
+                first[0] = True
+                eventually(done, "the first workers")
+
+        assert deaths(cluster, tmp_path, settings, ask, done, between=between) >= 6
+        assert found.most <= BUDGET
+
+
+def test_a_new_service_survives_every_death(
+    cluster: Cluster, settings: dict[str, str], tmp_path: Path
+) -> None:
+    """Everything that belongs to it is there once, whenever the operator ended while making it."""
+    turn = [0]
+
+    def name() -> str:
+        return f"demo-{turn[0]}"
+
+    def ask() -> None:
+        turn[0] += 1
+        cluster.apply(name())
+
+    def done() -> bool:
+        pods = [
+            pod
+            for pod in cluster.pods()
+            if pod["metadata"]["labels"]["steelyard.dev/service"] == name()
+        ]
+        assert len(pods) <= 2, "a worker too many"
+
+        def of(root: str, plural: str) -> list[str]:
+            return [each for each in cluster.names(root, plural) if each.startswith(f"{name()}-")]
+
+        status = cluster.call("GET", SERVICES, f"inferenceservices/{name()}").get("status", {})
+        return (
+            len(pods) == 2
+            and len(of(CORE, "services")) == 3
+            and len(of(APPS, "deployments")) == 1
+            and len(of(APPS, "controllerrevisions")) == 1
+            and len(of(CORE, "secrets")) == 1
+            and len(of(BUDGETS, "poddisruptionbudgets")) == 2
+            and len(of(POLICIES, "networkpolicies")) == 2
+            and status.get("observedGeneration") == 1
+        )
+
+    assert deaths(cluster, tmp_path, settings, ask, done) >= 10
+
+
+def test_a_deletion_survives_every_death(
+    cluster: Cluster, settings: dict[str, str], tmp_path: Path
+) -> None:
+    """Workers are drained and deleted, with a request in flight when it began."""
+    with life(cluster) as found:
+
+        def between() -> None:
+            cluster.apply(capacity={"maxAccelerators": BUDGET})
+            eventually(lambda: found.steady(1, 1), "the workers")
+
+        def ask() -> None:
+            # As kubectl's --cascade=foreground: the resource stays until its pods are gone.
+            cluster.call(
+                "DELETE",
+                SERVICES,
+                "inferenceservices/demo",
+                {"propagationPolicy": "Foreground"},
+            )
+
+        def done() -> bool:
+            found.live()
+            if cluster.pods():
+                return False
+            # The garbage collector, which does not run here, would take these along.
+            for root, plural in (
+                (CORE, "services"),
+                (APPS, "deployments"),
+                (APPS, "controllerrevisions"),
+                (BUDGETS, "poddisruptionbudgets"),
+                (POLICIES, "networkpolicies"),
+                (CORE, "secrets"),
+            ):
+                for each in cluster.names(root, plural):
+                    if each.startswith("demo-"):
+                        cluster.delete(root, f"{plural}/{each}")
+            if cluster.found(SERVICES, "inferenceservices/demo"):
+                cluster.edit({"metadata": {"finalizers": None}})
+            return True
+
+        assert deaths(cluster, tmp_path, settings, ask, done, between=between) >= 3

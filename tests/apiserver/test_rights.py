@@ -1,0 +1,156 @@
+"""The operator's rights against what it does: all that it needs, and nothing that it does not use.
+
+It runs under its own account with the Role of `manifests/base`, through a service's whole life.
+"""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steelyard_operator.testing.cluster import (
+    CORE,
+    POLICIES,
+    SERVICES,
+    Cluster,
+    eventually,
+    holder,
+    operating,
+)
+from steelyard_operator.testing.life import Life
+
+ROOT = Path(__file__).parents[2]
+RBAC = ROOT / "manifests/base/operator/rbac.yaml"
+ACCOUNT = "steelyard-operator"
+RIGHTS = "/apis/rbac.authorization.k8s.io/v1/namespaces"
+CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+# Admission plugins of other distributions check it; nobody sends such a request.
+CHECKED_BY_ADMISSION = {("update", "steelyard.dev", "inferenceservices/finalizers")}
+Right = tuple[str, str, str]
+
+
+def documents() -> list[dict[str, Any]]:
+    """Return what the base has in that file."""
+    return [each for each in yaml.safe_load_all(RBAC.read_text()) if each]
+
+
+def granted() -> set[Right]:
+    """Return verb, group and resource of everything that the Roles allow."""
+    return {
+        (verb, group, resource)
+        for document in documents()
+        for rule in document.get("rules", [])
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+def account(cluster: Cluster) -> str:
+    """Make the operator's account with its rights; returns a token of it."""
+    body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}}
+    cluster.call("POST", CORE, "serviceaccounts", body)
+    for document in documents():
+        plural = f"{document['kind'].lower()}s"
+        cluster.call("POST", RIGHTS, plural, document)
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    answer = cluster.call("POST", CORE, f"serviceaccounts/{ACCOUNT}/token", request)
+    return str(answer["status"]["token"])
+
+
+def audited(cluster: Cluster) -> tuple[set[Right], list[str]]:
+    """Return what the account has done, and what was forbidden to it."""
+    user = f"system:serviceaccount:{cluster.namespace}:{ACCOUNT}"
+    done: set[Right] = set()
+    forbidden = []
+    for line in cluster.api.audit_log.read_text().splitlines():
+        event = json.loads(line)
+        target = event.get("objectRef")
+        if event["user"]["username"] != user or not target:
+            continue
+        resource = target["resource"]
+        if target.get("subresource"):
+            resource += f"/{target['subresource']}"
+        if event["responseStatus"]["code"] == 403:
+            forbidden.append(f"{event['verb']} {resource}")
+        done.add((event["verb"], target.get("apiGroup", ""), resource))
+    return done, forbidden
+
+
+def test_no_right_has_a_wildcard() -> None:
+    """Also none that a future resource would fall under."""
+    assert not [right for right in granted() if "*" in right]
+
+
+def test_the_operator_uses_its_rights_and_no_others(cluster: Cluster, tmp_path: Path) -> None:
+    """Made, scaled, rolled out seven times, repaired, deleted: all under its own account."""
+    gateway_api(cluster)
+    api = replace(cluster.api, token=account(cluster))
+    settings = {
+        "STEELYARD_NAMESPACE": cluster.namespace,
+        "STEELYARD_OPERATOR_NAMESPACE": cluster.namespace,
+    }
+    found = Life(cluster, budget=3)
+    try:
+        with operating(api, tmp_path, **settings):
+            eventually(lambda: holder(cluster.api, cluster.namespace), "it leads")
+            live(cluster, found)
+    finally:
+        found.close()
+        # Other tests want a cluster that does not know HTTPRoutes.
+        cluster.api.call("DELETE", f"{CRDS}/httproutes.gateway.networking.k8s.io")
+
+    done, forbidden = audited(cluster)
+    assert forbidden == []
+    rights = granted()
+    assert done - rights == set(), "done without a right of the Role"
+    assert rights - done - CHECKED_BY_ADMISSION == set(), "rights that nothing uses"
+
+
+def live(cluster: Cluster, found: Life) -> None:
+    """Let a service live through everything that makes the operator ask for something."""
+    route = {"gateway": {"parentRef": {"name": "front"}}}
+    cluster.apply(capacity={"maxAccelerators": 3}, router=route)
+    eventually(lambda: found.steady(1, 1), "the first workers")
+    for turn in range(7):
+        env = [{"name": "TURN", "value": str(turn)}]
+        cluster.edit({"spec": {"runtime": {"env": env}}})
+        eventually(lambda turn=turn: found.runs("TURN", str(turn)) and found.steady(1, 1), "rolled")
+    cluster.edit({"spec": {"decode": {"replicas": 2}, "router": {"gateway": None}}})
+    eventually(lambda: found.steady(1, 2), "a worker more")
+    cluster.delete(POLICIES, "networkpolicies/demo-router")
+    eventually(lambda: cluster.found(POLICIES, "networkpolicies/demo-router"), "made again")
+    cluster.call("DELETE", SERVICES, "inferenceservices/demo", {"propagationPolicy": "Foreground"})
+    eventually(lambda: not found.live(), "the end of the workers")
+
+
+def gateway_api(cluster: Cluster) -> None:
+    """Let the API server know HTTPRoutes, as Gateway API's definition does."""
+    group, plural = "gateway.networking.k8s.io", "httproutes"
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    body = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{plural}.{group}",
+            "annotations": {"api-approved.kubernetes.io": "unapproved, a test's"},
+        },
+        "spec": {
+            "group": group,
+            "scope": "Namespaced",
+            "names": {"kind": "HTTPRoute", "plural": plural, "singular": "httproute"},
+            "versions": [
+                {
+                    "name": "v1",
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": schema},
+                }
+            ],
+        },
+    }
+    assert cluster.api.call("POST", CRDS, body).status in (201, 409)
+    path = f"/apis/{group}/v1/namespaces/{cluster.namespace}/{plural}"
+    eventually(lambda: cluster.api.call("GET", path).status == 200, "HTTPRoutes are known")
