@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness.kubectl import Kubectl, wait_for
+from harness.kubectl import wait_for
 from harness.service import PREFIX
 from harness.world import World, leader
 
@@ -26,37 +26,48 @@ def rebalance(world: World) -> None:
     service = world.service
     before = {pod["metadata"]["uid"] for pod in service.workers()}
     world.traffic.wait_open()
-    service.change(
-        {
-            "prefill": RANGE,
-            "decode": RANGE,
-            "capacity": {"maxAccelerators": len(before)},
-            "rebalancing": {"cooldownSeconds": 5},
-            "objectives": FAST_PROMPTS,
-        }
-    )
-    _reaches(world, 2, 1)
-    service.change({"objectives": FAST_ANSWERS})
-    _reaches(world, 1, 2)
+    try:
+        service.change(
+            {
+                "prefill": RANGE,
+                "decode": RANGE,
+                "capacity": {"maxAccelerators": len(before)},
+                "rebalancing": {"cooldownSeconds": 5},
+                "objectives": FAST_PROMPTS,
+            }
+        )
+        _reaches(world, 2, 1)
+        service.change({"objectives": FAST_ANSWERS})
+        _reaches(world, 1, 2)
+        _tells(world)
+        assert {pod["metadata"]["uid"] for pod in service.workers()} == before, "a new pod"
+    finally:
+        service.change(
+            {
+                "prefill": {"replicas": 1, "minReplicas": None, "maxReplicas": None},
+                "decode": {"replicas": 2, "minReplicas": None, "maxReplicas": None},
+                "capacity": None,
+                "rebalancing": None,
+                "objectives": None,
+            }
+        )
+    service.wait_steady()
 
-    assert {pod["metadata"]["uid"] for pod in service.workers()} == before, "a pod was replaced"
-    status = service.read()["status"]
+
+def _tells(world: World) -> None:
+    """Decisions, latencies and cost are in the status, and the ledger gives the decisions again."""
+    status = world.service.read()["status"]
     targets = [decision["target"] for decision in status["decisions"]]
     assert targets[:2] == [{"prefill": 1, "decode": 2}, {"prefill": 2, "decode": 1}], targets
     assert status["objectives"]["ttftMilliseconds"] > 1, status["objectives"]
     assert float(status["cost"]["perMillionTokens"]) > 0, status["cost"]
-    _replays(world.kubectl)
-    number = {"minReplicas": None, "maxReplicas": None}
-    service.change(
-        {
-            "prefill": {"replicas": 1, **number},
-            "decode": {"replicas": 2, **number},
-            "capacity": None,
-            "rebalancing": None,
-            "objectives": None,
-        }
-    )
-    service.wait_steady()
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Path(folder, "ledger")
+        ledger.write_text(world.kubectl("logs", leader(world.kubectl)))
+        command = [sys.executable, "-m", "steelyard_operator.cli", "replay", str(ledger)]
+        again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "2+1" in again.stdout, again.stdout
 
 
 def _reaches(world: World, prefill: int, decode: int) -> None:
@@ -73,14 +84,3 @@ def _reaches(world: World, prefill: int, decode: int) -> None:
 def _roles(pod: dict[str, Any]) -> list[str]:
     labels = pod["metadata"]["labels"]
     return [role for role in ("prefill", "decode") if f"{PREFIX}{role}" in labels]
-
-
-def _replays(kubectl: Kubectl) -> None:
-    """The operator's ledger gives its decisions once more."""
-    with tempfile.TemporaryDirectory() as folder:
-        ledger = Path(folder, "ledger")
-        ledger.write_text(kubectl("logs", leader(kubectl)))
-        command = [sys.executable, "-m", "steelyard_operator.cli", "replay", str(ledger)]
-        again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert "2+1" in again.stdout, again.stdout

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from steelyard_operator.errors import UserError
@@ -45,6 +46,16 @@ def add_parsers(add: Callable[..., argparse.ArgumentParser]) -> None:
     simulate.add_argument(
         "--trace-scale", type=_scale, default=1.0, metavar="X", help="how many times the arrivals"
     )
+    for name, what in (
+        ("ttft", "the time to the first token"),
+        ("tpot", "that of each further one"),
+    ):
+        simulate.add_argument(
+            f"--{name}-milliseconds",
+            type=_milliseconds,
+            metavar="MS",
+            help=f"the objective for {what}; the profile's by default",
+        )
     simulate.add_argument("--profile", required=True, help=", ".join(sorted(PROFILES)))
     simulate.add_argument(
         "--policy", type=_policies, default=list(POLICIES), metavar="NAME[,NAME|all]"
@@ -77,7 +88,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _simulate(given: argparse.Namespace) -> int:
-    chosen = profile(given.profile)
+    chosen = _with_objectives(profile(given.profile), given)
     requests = scaled(read_trace(given.trace), given.trace_scale)
     if not requests:
         raise UserError(f"--trace-scale {given.trace_scale:g} leaves no request of the trace")
@@ -172,6 +183,29 @@ def _replay(given: argparse.Namespace) -> int:
 def _say(text: str, end: str = "\n") -> None:
     sys.stderr.write(text + end)
     sys.stderr.flush()
+
+
+def _with_objectives(chosen: Profile, given: argparse.Namespace) -> Profile:
+    goals = chosen.objectives
+    ttft, tpot = given.ttft_milliseconds, given.tpot_milliseconds
+    return replace(
+        chosen,
+        objectives=replace(
+            goals,
+            ttft_seconds=ttft / 1000 if ttft else goals.ttft_seconds,
+            tpot_seconds=tpot / 1000 if tpot else goals.tpot_seconds,
+        ),
+    )
+
+
+def _milliseconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3_600_000:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 3600000 milliseconds, got '{text}'")
+    return value
 
 
 def _scale(text: str) -> float:
