@@ -19,7 +19,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check crds images e2e chaos gpu bench bench-peers
+.PHONY: help setup demo test lint type check crds images e2e deaths chaos gpu bench bench-peers
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -90,6 +90,9 @@ e2e: setup $(if $(filter kind,$(CLUSTER)),images) ## play every change and fault
 
 # For how long `make chaos` also plays random scenarios on a cluster; 0: not.
 MINUTES ?= 0
+
+deaths: setup ## end the operator at each of its requests (KUBE_ASSETS: etcd and kube-apiserver)
+	DEATHS=all $(BIN)/pytest tests/apiserver -k death
 
 chaos: setup ## kill, stop and cut workers under load; with MINUTES=20 on a cluster as well
 	$(BIN)/pytest tests/chaos --repetitions 10 --chaos-report bench-results/chaos.json
