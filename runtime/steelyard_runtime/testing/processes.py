@@ -5,6 +5,7 @@ Every process inherits a pipe of this one, so none outlives it, however it ends.
 
 import json
 import os
+import random
 import re
 import signal
 import socket
@@ -25,11 +26,26 @@ START_SECONDS = 120.0
 STOP_SECONDS = 40.0
 
 
+# Below Linux' range for outgoing connections, so that none takes a port before its server does.
+PORTS = range(20_000, 32_768)
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of the loopback interface that nobody listens on now; never one twice."""
+    for port in random.sample(PORTS, len(PORTS)):
+        if port in _given:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                probe.listen(1)
+            except OSError:
+                continue
+        _given.add(port)
+        return port
+    raise OSError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free")
 
 
 def wait_for(condition: Any, what: str, seconds: float = 30.0) -> Any:
