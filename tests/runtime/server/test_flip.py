@@ -224,6 +224,8 @@ def test_a_prefill_keeps_exported_blocks_until_they_are_pulled(
 ) -> None:
     """A lease holds the drain open, and the blocks are there for the worker that comes for them."""
     prefill, decode = service.workers["a"], service.workers["b"]
+    # A pull that another test gave up may still have a lease.
+    wait_for(lambda: prefill.state()["inFlight"] == 0, "no lease of before", 60.0)
     body = {**bodies[1], "cache_salt": "lease"}
     remote = {"do_remote_decode": True, "do_remote_prefill": False}
     asked = {**body, "max_tokens": 1, "kv_transfer_params": remote}
