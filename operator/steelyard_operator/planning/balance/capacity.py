@@ -37,6 +37,8 @@ class Capacity:
 
     def sequences_within(self, tpot_seconds: float, context_tokens: float) -> int:
         """Return how many sequences of this context a worker may decode; at least 1."""
+        if tpot_seconds <= self.step_seconds:
+            return 1  # No number keeps it; the fewest come nearest.
         each = self.step_seconds_per_sequence + self.step_seconds_per_token * context_tokens
         by_time = (tpot_seconds - self.step_seconds) / each if each > 0 else math.inf
         by_memory = self.kv_tokens / max(context_tokens, 1.0)

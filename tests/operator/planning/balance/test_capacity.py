@@ -69,3 +69,12 @@ def test_more_demand_never_needs_fewer(requests: float, factor: float) -> None:
 
     assert prefill_workers(low, CAPACITY, OBJECTIVES) <= prefill_workers(high, CAPACITY, OBJECTIVES)
     assert decode_workers(low, CAPACITY, OBJECTIVES) <= decode_workers(high, CAPACITY, OBJECTIVES)
+
+
+def test_an_objective_below_the_step_itself_leaves_one_sequence() -> None:
+    """Also where more sequences cost nothing more: no number keeps it, one comes nearest."""
+    capacity = Capacity(1000, 0.0, 0.1, 0.0, 0.0, 100_000, 32)
+
+    assert capacity.sequences_within(0.001, 200) == 1
+    assert capacity.sequences_within(0.1, 200) == 1
+    assert capacity.sequences_within(0.2, 200) == 32
