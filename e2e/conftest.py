@@ -59,9 +59,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Random scenarios are played only where `--minutes` says for how long."""
     chosen = [item for item in items if config.option.minutes or item.path.stem != "test_chaos"]
     if not config.option.balance:
-        chosen = [item for item in chosen if not item.name.endswith("[rebalance]")]
+        chosen = [item for item in chosen if not _only_asked(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
+
+
+def _only_asked(item: pytest.Item) -> bool:
+    parameters = getattr(item, "callspec", None)
+    scenario = parameters.params.get("scenario") if parameters else None
+    return scenario is not None and scenario.only_asked
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -65,6 +65,11 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
         if text is None:
             continue
         given[name] = _convert(PREFIX + name.upper(), text, default.default)
+    if given.get("tick_seconds", 1.0) <= 0:  # type: ignore[operator]  # a number, see _convert
+        raise UserError(
+            f"the environment variable {PREFIX}TICK_SECONDS must be above 0, "
+            f"got '{environment[PREFIX + 'TICK_SECONDS']}'"
+        )
     return Settings(**given)  # type: ignore[arg-type]  # the names and types are the fields' own
 
 

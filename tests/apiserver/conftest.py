@@ -221,6 +221,15 @@ def cluster(system: Any) -> Cluster:
     return found
 
 
+@pytest.fixture
+def settings(cluster: Cluster) -> dict[str, str]:
+    """An operator of this namespace alone, with a Lease of its own there."""
+    return {
+        "STEELYARD_NAMESPACE": cluster.namespace,
+        "STEELYARD_OPERATOR_NAMESPACE": cluster.namespace,
+    }
+
+
 def wait_until(condition: Any, alive: Any, log: Path) -> None:
     """Return once a condition holds; a program that ends first fails with its last words."""
     deadline = time.monotonic() + START_SECONDS

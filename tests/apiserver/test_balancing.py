@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from steelyard_operator.testing.cluster import CORE, SERVICES, Cluster, eventually, forked
 from steelyard_operator.testing.demand import Router, step_sums, steps_document
 from steelyard_operator.testing.fleet import Fleet
@@ -76,15 +74,6 @@ def balanced(
         found.router.close()
         for worker in found.workers.values():
             worker.close()
-
-
-@pytest.fixture
-def settings(cluster: Cluster) -> dict[str, str]:
-    """An operator of this namespace alone, with a Lease of its own there."""
-    return {
-        "STEELYARD_NAMESPACE": cluster.namespace,
-        "STEELYARD_OPERATOR_NAMESPACE": cluster.namespace,
-    }
 
 
 def test_a_swing_of_the_traffic_moves_a_worker_and_back(

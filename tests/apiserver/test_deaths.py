@@ -16,14 +16,13 @@ from steelyard_operator.testing.cluster import (
     APPS,
     BUDGETS,
     CORE,
-    LEASE,
-    MERGE,
     POLICIES,
     SERVICES,
     Cluster,
     eventually,
     forked,
     holder,
+    release,
 )
 from steelyard_operator.testing.life import Life
 
@@ -33,13 +32,9 @@ STEP = 1 if os.environ.get("DEATHS") == "all" else 3
 
 
 @pytest.fixture
-def settings(cluster: Cluster, tmp_path: Path) -> dict[str, str]:
-    """An operator of this namespace alone, which dies as the file says."""
-    return {
-        "STEELYARD_NAMESPACE": cluster.namespace,
-        "STEELYARD_OPERATOR_NAMESPACE": cluster.namespace,
-        "STEELYARD_DYING_FILE": str(tmp_path / "armed"),
-    }
+def dying(settings: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """The settings of an operator that dies as the file says."""
+    return {**settings, "STEELYARD_DYING_FILE": str(tmp_path / "armed")}
 
 
 @contextmanager
@@ -79,8 +74,8 @@ def deaths(
     while died:
         k, died = k + STEP, 0
         for when in ("before", "after"):
-            release(cluster)
-            with forked(cluster.api, folder, module=DYING, **settings) as dying:
+            release(cluster.api, cluster.namespace)
+            with forked(cluster.api, folder, module=DYING, **settings) as operator:
                 eventually(lambda: holder(cluster.api, cluster.namespace), "it leads")
                 if begun:
                     eventually(done, f"what the death before {when} request {k} has left")
@@ -89,26 +84,19 @@ def deaths(
                 armed.write_text(f"{when} {k}")
                 ask()
                 eventually(
-                    lambda dying=dying: dying.poll() is not None or done(),
+                    lambda operator=operator: operator.poll() is not None or done(),
                     f"death {when} request {k}, or the end",
                 )
-                died += dying.poll() is not None
-                dying.kill()
+                died += operator.poll() is not None
+                operator.kill()
             armed.unlink()
     # At k there is no request any more; of the ones just before it some may be left out.
     print(f"died at every {STEP}. request, before and after; none is the {k}.")  # noqa: T201
     return k - STEP
 
 
-def release(cluster: Cluster) -> None:
-    """Let the next operator take the Lease of a dead one without waiting for its end."""
-    if holder(cluster.api, cluster.namespace):
-        path = LEASE.format(cluster.namespace)
-        cluster.api.call("PATCH", path, {"spec": {"holderIdentity": ""}}, MERGE)
-
-
 def test_scaling_survives_every_death(
-    cluster: Cluster, settings: dict[str, str], tmp_path: Path
+    cluster: Cluster, dying: dict[str, str], tmp_path: Path
 ) -> None:
     """One decode worker more, and one less: drained, deleted, nothing double."""
     with life(cluster) as found:
@@ -125,11 +113,11 @@ def test_scaling_survives_every_death(
         def between() -> None:
             eventually(done, "the workers")
 
-        assert deaths(cluster, tmp_path, settings, ask, done, between=between) >= 3
+        assert deaths(cluster, tmp_path, dying, ask, done, between=between) >= 3
 
 
 def test_a_rollout_survives_every_death(
-    cluster: Cluster, settings: dict[str, str], tmp_path: Path
+    cluster: Cluster, dying: dict[str, str], tmp_path: Path
 ) -> None:
     """Every worker is replaced once, with never more than one beyond the number."""
     with life(cluster) as found:
@@ -147,12 +135,12 @@ def test_a_rollout_survives_every_death(
         def between() -> None:
             eventually(done, "the workers")
 
-        assert deaths(cluster, tmp_path, settings, ask, done, between=between) >= 6
+        assert deaths(cluster, tmp_path, dying, ask, done, between=between) >= 6
         assert found.most <= BUDGET
 
 
 def test_a_new_service_survives_every_death(
-    cluster: Cluster, settings: dict[str, str], tmp_path: Path
+    cluster: Cluster, dying: dict[str, str], tmp_path: Path
 ) -> None:
     """Everything that belongs to it is there once, whenever the operator ended while making it."""
     turn = [0]
@@ -187,11 +175,11 @@ def test_a_new_service_survives_every_death(
             and status.get("observedGeneration") == 1
         )
 
-    assert deaths(cluster, tmp_path, settings, ask, done) >= 10
+    assert deaths(cluster, tmp_path, dying, ask, done) >= 10
 
 
 def test_a_deletion_survives_every_death(
-    cluster: Cluster, settings: dict[str, str], tmp_path: Path
+    cluster: Cluster, dying: dict[str, str], tmp_path: Path
 ) -> None:
     """Workers are drained and deleted, with a request in flight when it began."""
     with life(cluster) as found:
@@ -229,4 +217,4 @@ def test_a_deletion_survives_every_death(
                 cluster.edit({"metadata": {"finalizers": None}})
             return True
 
-        assert deaths(cluster, tmp_path, settings, ask, done, between=between) >= 3
+        assert deaths(cluster, tmp_path, dying, ask, done, between=between) >= 3

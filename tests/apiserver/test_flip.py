@@ -11,13 +11,12 @@ import pytest
 
 from steelyard_operator.testing.cluster import (
     CORE,
-    LEASE,
-    MERGE,
     Cluster,
     eventually,
     forked,
     holder,
     operating,
+    release,
 )
 from steelyard_operator.testing.fleet import LABELS, Fleet
 
@@ -43,15 +42,6 @@ def fleet(cluster: Cluster, prefill: int, decode: int) -> Iterator[Fleet]:
     finally:
         for worker in found.workers.values():
             worker.close()
-
-
-@pytest.fixture
-def settings(cluster: Cluster) -> dict[str, str]:
-    """An operator of this namespace alone, with a Lease of its own there."""
-    return {
-        "STEELYARD_NAMESPACE": cluster.namespace,
-        "STEELYARD_OPERATOR_NAMESPACE": cluster.namespace,
-    }
 
 
 def test_a_decode_worker_becomes_a_prefill_worker_in_its_pod(
@@ -128,7 +118,7 @@ def test_the_operator_may_die_at_each_step(
         while deaths:
             k, deaths = k + 1, 0
             for when in ("before", "after"):
-                release(cluster)
+                release(cluster.api, cluster.namespace)
                 with forked(cluster.api, tmp_path, module=DYING, **settings) as dying:
                     eventually(lambda: holder(cluster.api, cluster.namespace), "it leads")
                     found.comes_to(*split, "what the one before has left")
@@ -175,10 +165,3 @@ def test_a_worker_may_die_at_each_step(
             splits.reverse()
         print(f"the {whose} died at each of {k - 1} requests")  # noqa: T201
         assert k > 5
-
-
-def release(cluster: Cluster) -> None:
-    """Let the next operator take the Lease of a dead one without waiting for its end."""
-    if holder(cluster.api, cluster.namespace):
-        path = LEASE.format(cluster.namespace)
-        cluster.api.call("PATCH", path, {"spec": {"holderIdentity": ""}}, MERGE)

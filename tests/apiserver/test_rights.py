@@ -86,14 +86,12 @@ def test_no_right_has_a_wildcard() -> None:
     assert not [right for right in granted() if "*" in right]
 
 
-def test_the_operator_uses_its_rights_and_no_others(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_operator_uses_its_rights_and_no_others(
+    cluster: Cluster, settings: dict[str, str], tmp_path: Path
+) -> None:
     """Made, scaled, rolled out seven times, repaired, deleted: all under its own account."""
     gateway_api(cluster)
     api = replace(cluster.api, token=account(cluster))
-    settings = {
-        "STEELYARD_NAMESPACE": cluster.namespace,
-        "STEELYARD_OPERATOR_NAMESPACE": cluster.namespace,
-    }
     found = Life(cluster, budget=3)
     try:
         for part in (first_half, second_half):

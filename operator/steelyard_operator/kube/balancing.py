@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from steelyard_operator.api.load import read, read_status
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.operations import RebalancingMode
-from steelyard_operator.api.plan_status import PlanState
 from steelyard_operator.api.status import InferenceServiceStatus
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.backends.base import Drain, Flip
@@ -32,6 +31,7 @@ from steelyard_operator.kube.workers import Workers
 from steelyard_operator.planning.balance.fit import StepSums
 from steelyard_operator.planning.balance.signals import Split
 from steelyard_operator.planning.balancing import COLD_START_SECONDS, Balance, Facts, tick
+from steelyard_operator.planning.desiring import aimed
 from steelyard_operator.planning.measured import Measured, measured
 from steelyard_operator.planning.observed import Pod, WorkerState
 from steelyard_operator.planning.split import WantedSplit
@@ -53,7 +53,12 @@ class _Service:
     spec: InferenceService
     generation: int
     balance: Balance = field(default_factory=Balance)
+    workers: Split | None = None
+    """What was worked towards in the last tick."""
     read_at: float | None = None
+    """When it was tried last."""
+    heard_at: float | None = None
+    """When a router answered last."""
     fitted_at: float = float("-inf")
     told_at: float = float("-inf")
 
@@ -133,11 +138,10 @@ class Balancing:
         known = self._known.get(key)
         if known is None or known.read_at is None:
             return True
-        idle = known.balance.idle_seconds >= IDLE_AFTER_SECONDS
-        raw = self._services.get(key)
-        aimed = _aimed(read_status(raw)) if raw is not None else None
-        at_zero = aimed is not None and aimed.total == 0
+        balance, workers = known.balance, known.workers
+        idle = balance.idle_seconds >= IDLE_AFTER_SECONDS and balance.wanted is None
         # A request that waits at zero must not wait for long.
+        at_zero = workers is not None and workers.total == 0
         wait = IDLE_TICK_SECONDS if idle and not at_zero else self._tick_seconds
         return self._clock() - known.read_at >= wait * 0.9
 
@@ -155,9 +159,10 @@ class Balancing:
 
     async def _tick(self, key: Key, raw: Raw) -> None:
         known = self._service(key, raw)
-        workers = _aimed(read_status(raw))
-        if workers is None:
+        target = aimed(read_status(raw))
+        if target is None:
             return  # the first pass decides with how many workers a service begins
+        known.workers = Split(target.prefill, target.decode)
         namespace, name = key[0], raw["metadata"]["name"]
         routers = [held.record for held in self._caches.routers.of(namespace, name)]
         pods = [
@@ -167,14 +172,17 @@ class Balancing:
         ]
         readings = await self._routers.readings(pod for pod in routers if not pod.deleting)
         states = await self._fit_states(key, known, pods)
-        started, read_at = known.read_at, self._clock()
-        known.read_at = read_at
+        heard_at, now = known.heard_at, self._clock()
+        known.read_at = now
+        if readings:
+            known.heard_at = now
         engine = backend(known.spec.spec.runtime.backend)
         facts = Facts(
             now=self._now(),
-            seconds=read_at - started if started is not None else self._tick_seconds,
+            # What came while no router answered is in the next answer, and so is its time.
+            seconds=self._tick_seconds if heard_at is None else now - heard_at,
             routers=readings,
-            workers=workers,
+            workers=known.workers,
             paid=_paid(pods),
             steps={uid: state.steps for uid, state in states.items() if state.steps is not None},
             cold_start_seconds=_cold_start(pods),
@@ -192,9 +200,9 @@ class Balancing:
         mode = known.spec.spec.rebalancing.mode
         # A choice may have to wait for the end of a plan, so a pass is asked for until it is made.
         acts = wanted is not None and (mode is RebalancingMode.AUTO or wanted != before)
-        busy = known.balance.idle_seconds == 0 and read_at - known.told_at >= TELL_SECONDS
+        busy = known.balance.idle_seconds == 0 and now - known.told_at >= TELL_SECONDS
         if acts or busy:
-            known.told_at = read_at
+            known.told_at = now
             self._wake(key)
 
     def _service(self, key: Key, raw: Raw) -> _Service:
@@ -225,17 +233,6 @@ class Balancing:
         }
         token = self._master_key.token(key[1])
         return await self._workers.states(asked.values(), drain=drain, token=token, fresh=True)
-
-
-def _aimed(status: InferenceServiceStatus | None) -> Split | None:
-    """Return the numbers that are worked towards, once there are any."""
-    if status is None or status.prefill is None or status.decode is None:
-        return None
-    plan = status.plan
-    if plan is not None and plan.state is PlanState.RUNNING:
-        return Split(plan.target.prefill, plan.target.decode)
-    prefill, decode = status.prefill.target_replicas, status.decode.target_replicas
-    return None if prefill is None or decode is None else Split(prefill, decode)
 
 
 def _paid(pods: list[Pod]) -> Split:

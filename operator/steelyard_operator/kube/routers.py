@@ -9,13 +9,11 @@ import aiohttp
 import orjson
 
 from steelyard_operator.kube.metrics import ROUTER_REQUESTS
+from steelyard_operator.kube.pod_http import pod_session, pod_url
 from steelyard_operator.planning.balance.readings import RouterReading
 from steelyard_operator.planning.observed import Pod
 from steelyard_operator.render import ports
 
-CONNECT_SECONDS = 1.0
-ANSWER_SECONDS = 3.0
-AT_A_TIME = 64
 # Between two ticks of a quiet service.
 KEEP_ALIVE_SECONDS = 75.0
 
@@ -27,10 +25,7 @@ class Routers:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=AT_A_TIME, keepalive_timeout=KEEP_ALIVE_SECONDS),
-            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
-        )
+        self._session = pod_session(KEEP_ALIVE_SECONDS)
         return self
 
     async def __aexit__(
@@ -50,9 +45,9 @@ class Routers:
 
     async def _reading(self, pod: Pod) -> RouterReading | None:
         assert self._session is not None, "the routers are used outside of `async with`"
-        host = f"[{pod.ip}]" if pod.ip and ":" in pod.ip else pod.ip
+        url = pod_url(pod, ports.ROUTER, "/router/signals")
         try:
-            async with self._session.get(f"http://{host}:{ports.ROUTER}/router/signals") as answer:
+            async with self._session.get(url) as answer:
                 content = await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError):
             ROUTER_REQUESTS.labels("none").inc()

@@ -19,13 +19,12 @@ from steelyard_operator.backends.base import Drain
 from steelyard_operator.errors import OperatorError
 from steelyard_operator.kube.errors import words
 from steelyard_operator.kube.metrics import WORKER_REQUESTS
+from steelyard_operator.kube.pod_http import AT_A_TIME, pod_session, pod_url
 from steelyard_operator.planning.balance.fit import StepSums
 from steelyard_operator.planning.observed import Pod, WorkerState
 from steelyard_operator.render import ports
 
-CONNECT_SECONDS = 1.0
-ANSWER_SECONDS = 3.0
-AT_A_TIME = 64
+KEEP_ALIVE_SECONDS = 30.0
 # A serving worker tells nothing that is urgent: its count in the status may be this old.
 STEADY_SECONDS = 60.0
 FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS = 1.0, 60.0
@@ -67,10 +66,7 @@ class Workers:
         self._background: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=AT_A_TIME, keepalive_timeout=30),
-            timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS, sock_connect=CONNECT_SECONDS),
-        )
+        self._session = pod_session(KEEP_ALIVE_SECONDS)
         return self
 
     async def __aexit__(
@@ -173,13 +169,12 @@ class Workers:
         body: dict[str, Any] | None = None,
     ) -> bytes:
         assert self._session is not None, "the workers are used outside of `async with`"
-        host = f"[{pod.ip}]" if pod.ip and ":" in pod.ip else pod.ip
         headers = {"Authorization": f"Bearer {token}"}
         try:
             async with (
                 self._at_a_time,
                 self._session.request(
-                    method, f"http://{host}:{port}{path}", json=body, headers=headers
+                    method, pod_url(pod, port, path), json=body, headers=headers
                 ) as answer,
             ):
                 content = await answer.read()
@@ -212,8 +207,16 @@ def _state(content: bytes) -> WorkerState:
         epoch=int(said.get("epoch") or 0),
         stage=progress.get("stage") or "",
         percent=progress.get("percent"),
-        steps=StepSums.read(said["steps"]) if "steps" in said else None,
+        steps=_steps(said),
     )
+
+
+def _steps(said: dict[str, Any]) -> StepSums | None:
+    """Read what steps took; a worker that tells it in another form is well all the same."""
+    try:
+        return StepSums.read(said["steps"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _measured(page: bytes, pod: Pod) -> WorkerState:

@@ -103,9 +103,9 @@ def tick(service: InferenceService, balance: Balance, facts: Facts, *, can_flip:
     before = balance.readings
     balance = replace(
         balance,
-        readings=_latest({**before, **{each.id: each for each in facts.routers}}),
+        readings=_latest(before, {each.id: each for each in facts.routers}),
         fit=_fitted(balance, facts),
-        steps=_latest({**balance.steps, **facts.steps}),
+        steps=_latest(balance.steps, facts.steps),
         decisions=_realised(service, balance, facts.now),
     )
     if not before:
@@ -225,7 +225,7 @@ def _realised(service: InferenceService, balance: Balance, now: datetime) -> tup
     due = [d.realised is None and now >= d.time + REALISED_AFTER for d in balance.decisions]
     if not any(due):
         return balance.decisions
-    recent = Meter(balance.meter.entries[-5:])
+    recent = Meter(balance.meter.entries[-5:]).total
     ttft, tpot = recent.latencies(objectives(service).percentile)
     price = recent.cost(hourly(service)).tokens
     came = Outcome(
@@ -254,9 +254,11 @@ def dollars(amount: float) -> str:
     return f"{amount:.{digits}f}"
 
 
-def _latest(found: Mapping[str, Known]) -> Mapping[str, Known]:
+def _latest(before: Mapping[str, Known], now: Mapping[str, Known]) -> Mapping[str, Known]:
     """Return what is known of living processes, and for a while of dead ones."""
-    return dict(list(found.items())[-REMEMBERED_PROCESSES:])
+    # Those that have just answered go last, so that the dead are forgotten first.
+    silent = {key: known for key, known in before.items() if key not in now}
+    return dict([*silent.items(), *now.items()][-REMEMBERED_PROCESSES:])
 
 
 def _fitted(balance: Balance, facts: Facts) -> StepSums:

@@ -47,7 +47,7 @@ def desired(
     plan = previous.plan if previous else None
     recorded = _recorded(previous)
     there = Workers(prefill=_existing(seen, Role.PREFILL), decode=_existing(seen, Role.DECODE))
-    base = _base(spec.prefill, spec.decode, _in_force(plan) or recorded, there)
+    base = _base(spec.prefill, spec.decode, aimed(previous), there)
     chosen = _choice(service, plan, base, wanted, now)
     acts = chosen is not None and spec.rebalancing.mode is RebalancingMode.AUTO
     target = chosen if chosen is not None and acts else base
@@ -112,9 +112,12 @@ def _told(wanted: WantedSplit | None, chosen: Workers | None) -> WantedSplit | N
     return WantedSplit(chosen.prefill, chosen.decode, wanted.reason, wanted.message)
 
 
-def _in_force(plan: PlanStatus | None) -> Workers | None:
-    """The target of a plan that is under way."""
-    return plan.target if plan is not None and plan.state is PlanState.RUNNING else None
+def aimed(status: InferenceServiceStatus | None) -> Workers | None:
+    """The numbers that are worked towards: those of a plan that is under way, or the last ones."""
+    plan = status.plan if status else None
+    if plan is not None and plan.state is PlanState.RUNNING:
+        return plan.target
+    return _recorded(status)
 
 
 def _recorded(previous: InferenceServiceStatus | None) -> Workers | None:

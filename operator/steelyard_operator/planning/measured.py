@@ -35,8 +35,9 @@ class Verdict:
 def measured(service: InferenceService, balance: Balance) -> Measured:
     """Return what a balance says of its service."""
     goals = service.spec.objectives
-    ttft, tpot = balance.meter.latencies(goals.percentile / 100)
-    seconds = round(balance.meter.total.seconds)
+    total = balance.meter.total
+    ttft, tpot = total.latencies(goals.percentile / 100)
+    seconds = round(total.seconds)
     seen = None
     if ttft is not None or tpot is not None:
         seen = ObservedObjectives(
@@ -46,7 +47,7 @@ def measured(service: InferenceService, balance: Balance) -> Measured:
             window_seconds=seconds,
         )
     price = hourly(service)
-    cost = balance.meter.cost(price) if price else Cost(None, None, None)
+    cost = total.cost(price) if price else Cost(None, None, None)
     limit = ceiling(service)
     return Measured(
         objectives=seen,

@@ -199,22 +199,20 @@ def _with_objectives(chosen: Profile, given: argparse.Namespace) -> Profile:
 
 
 def _milliseconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 3_600_000:
-        raise argparse.ArgumentTypeError(f"must be from 0 to 3600000 milliseconds, got '{text}'")
-    return value
+    return _up_to(3_600_000, text)
 
 
 def _scale(text: str) -> float:
+    return _up_to(1000, text)
+
+
+def _up_to(most: int, text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
-    if not 0 < value <= 1000:
-        raise argparse.ArgumentTypeError(f"must be a number above 0 and up to 1000, got '{text}'")
+    if not 0 < value <= most:
+        raise argparse.ArgumentTypeError(f"must be a number above 0 and up to {most}, got '{text}'")
     return value
 
 

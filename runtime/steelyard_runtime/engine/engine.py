@@ -111,7 +111,7 @@ class Engine:
         if message.remote_prefill is not None:
             self._transfer.hold(message.remote_prefill)
         self._live[message.request_id] = LiveRequest(
-            message, sequence, grammar, is_plain=is_plain(message, grammar=grammar is not None)
+            message, sequence, grammar, is_plain=is_plain(message)
         )
 
     def abort(self, request_id: str) -> None:

@@ -6,7 +6,7 @@ inputs on the device. Only sequences whose next token is plainly the likeliest o
 """
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from steelyard_runtime.core.batch import StepPlan
 from steelyard_runtime.core.scheduler import Scheduler
 from steelyard_runtime.engine.request import LiveRequest
 from steelyard_runtime.ipc.messages import AddRequest
+from steelyard_runtime.sampling.processors import needs_processing
 from steelyard_runtime.sampling.sampler import GREEDY_TEMPERATURE
 
 
@@ -50,20 +51,15 @@ class Flight:
     launched_at_ns: int
 
 
-def is_plain(message: AddRequest, *, grammar: bool) -> bool:
+def is_plain(message: AddRequest) -> bool:
     """Whether a request's tokens are the likeliest ones and nothing else of a step is asked for."""
-    params: Any = message.params
-    return not (
-        grammar
-        or message.export_kv
-        or params.temperature >= GREEDY_TEMPERATURE
-        or params.logprobs is not None
-        or params.prompt_logprobs is not None
-        or params.logit_bias
-        or params.min_tokens
-        or params.presence_penalty
-        or params.frequency_penalty
-        or params.repetition_penalty != 1.0
+    params = message.params
+    return (
+        params.temperature < GREEDY_TEMPERATURE
+        and not needs_processing(params, 0)
+        and params.logprobs is None
+        and params.prompt_logprobs is None
+        and not message.export_kv
     )
 
 

@@ -36,7 +36,8 @@ class PendingTokens:
         """Wait for them."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        return [int(token) for token in self._host.tolist()]
+        tokens: list[int] = self._host.tolist()
+        return tokens
 
 
 class ModelRunner:

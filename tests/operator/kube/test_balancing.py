@@ -1,5 +1,6 @@
 """Which services are read, how often, and what a tick sets going."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -206,6 +207,19 @@ async def test_silent_routers_take_the_wish_back() -> None:
     await rig.run(1, requests=60)
 
     assert rig.balancing.wanted(KEY) is None
+
+
+async def test_what_came_while_routers_were_silent_has_its_time() -> None:
+    """One answer after four ticks tells of all four: a rate must not seem four times as high."""
+    rig = Rig(prefill=RANGE, decode=RANGE)
+    await rig.run(10, requests=10)
+    rig.silent = True
+    await rig.run(3, requests=10)
+    rig.silent = False
+    await rig.run(1, requests=10)
+
+    signals = json.loads(rig.ledger[-1])["signals"]
+    assert (signals["requests"], signals["seconds"]) == (40, 4 * TICK)
 
 
 async def test_trouble_with_one_service_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -44,6 +44,15 @@ async def test_a_worker_that_starts_is_asked_and_waited_for(server: Any, workers
     }
 
 
+async def test_steps_in_another_form_are_passed_over(server: Any, workers: Workers) -> None:
+    """A worker of another version still drains and flips; only its speed is not known."""
+    server.says({**STATE, "steps": {"prefill": {}}})
+
+    found = await workers.states([STARTING], drain=Drain.ADMIN, token="t")
+
+    assert found == {"uid-0": WorkerState("ready", 3, Role.DECODE, "abc", 7)}
+
+
 async def test_a_serving_worker_is_not_waited_for(server: Any, workers: Workers) -> None:
     """Its count comes with a later pass, and it is asked once."""
     asked = asyncio.Event()

@@ -12,6 +12,7 @@ from steelyard_operator.planning.balance.readings import RouterReading
 from steelyard_operator.planning.balance.signals import Split
 from steelyard_operator.planning.balancing import (
     REALISED_AFTER,
+    REMEMBERED_PROCESSES,
     Balance,
     Facts,
     Tick,
@@ -213,6 +214,22 @@ def test_bounds_come_from_the_resource() -> None:
     assert not limits(service, can_flip=False).flips
     goals = objectives(service)
     assert (goals.ttft_seconds, goals.tpot_seconds, goals.percentile) == (0.3, 0.1, 0.9)
+
+
+def test_processes_that_answer_are_never_the_forgotten_ones() -> None:
+    """A router that lives long, among many that came and went, is not taken for a new one."""
+    service = a_service(prefill=RANGE, decode=RANGE)
+    balance = Balance()
+    for number in range(REMEMBERED_PROCESSES + 10):
+        routers = [
+            RouterReading("old", (float(number),) * 6),
+            RouterReading(f"r{number}", (0.0,) * 6),
+        ]
+        facts = Facts(NOON, 5.0, routers, Split(1, 1), Split(1, 1))
+        balance = tick(service, balance, facts, can_flip=True).balance
+
+    assert len(balance.readings) == REMEMBERED_PROCESSES
+    assert balance.readings["old"].sums[0] == REMEMBERED_PROCESSES + 9
 
 
 def test_one_slot_wakes_up_with_a_decode_worker() -> None:

@@ -17,6 +17,15 @@ BUCKET_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """Dollars (or what the price is in) per million tokens; None without tokens."""
+
+    tokens: float | None
+    input: float | None
+    output: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """Sums over a time."""
 
@@ -41,14 +50,26 @@ class Counts:
             _added(self.tpot, more.tpot),
         )
 
+    def cost(self, dollars_per_worker_hour: float) -> Cost:
+        """Return what a million tokens cost."""
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Dollars (or what the price is in) per million tokens; None without tokens."""
+        def per_million(seconds: float, tokens: int) -> float | None:
+            if not tokens:
+                return None
+            return dollars_per_million(dollars_per_worker_hour, seconds / 3600, tokens)
 
-    tokens: float | None
-    input: float | None
-    output: float | None
+        return Cost(
+            per_million(
+                self.prefill_seconds + self.decode_seconds,
+                self.input_tokens + self.output_tokens,
+            ),
+            per_million(self.prefill_seconds, self.input_tokens),
+            per_million(self.decode_seconds, self.output_tokens),
+        )
+
+    def latencies(self, share: float) -> tuple[float | None, float | None]:
+        """Return TTFT and TPOT in seconds that a share of the streams kept."""
+        return quantile_seconds(self.ttft, share), quantile_seconds(self.tpot, share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +107,6 @@ class Meter:
     def total(self) -> Counts:
         """Everything in the window."""
         return _together(self.entries)
-
-    def cost(self, dollars_per_worker_hour: float) -> Cost:
-        """Return what a million tokens cost."""
-        total = self.total
-
-        def per_million(seconds: float, tokens: int) -> float | None:
-            if not tokens:
-                return None
-            return dollars_per_million(dollars_per_worker_hour, seconds / 3600, tokens)
-
-        return Cost(
-            per_million(
-                total.prefill_seconds + total.decode_seconds,
-                total.input_tokens + total.output_tokens,
-            ),
-            per_million(total.prefill_seconds, total.input_tokens),
-            per_million(total.decode_seconds, total.output_tokens),
-        )
-
-    def latencies(self, share: float) -> tuple[float | None, float | None]:
-        """Return TTFT and TPOT in seconds that a share of the streams kept."""
-        total = self.total
-        return quantile_seconds(total.ttft, share), quantile_seconds(total.tpot, share)
 
 
 def _together(entries: Iterable[Counts]) -> Counts:

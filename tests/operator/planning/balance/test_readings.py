@@ -97,11 +97,11 @@ def test_the_meter_tells_cost_by_role_and_latency() -> None:
     total = meter.total
     assert (total.seconds, total.prefill_seconds, total.decode_seconds) == (600, 1200, 600)
     assert (total.input_tokens, total.output_tokens) == (120_000, 12_000)
-    cost = meter.cost(3.0)
+    cost = meter.total.cost(3.0)
     assert cost.tokens == pytest.approx(1.5 / 0.132)
     assert cost.input == pytest.approx(1.0 / 0.120)
     assert cost.output == pytest.approx(0.5 / 0.012)
-    ttft, tpot = meter.latencies(1.0)
+    ttft, tpot = meter.total.latencies(1.0)
     assert (ttft, tpot) == (pytest.approx(0.064), pytest.approx(0.008))
 
 
@@ -114,5 +114,5 @@ def test_the_meter_forgets() -> None:
 
     assert meter.total.output_tokens == 0
     assert meter.total.seconds <= WINDOW_SECONDS + 60
-    assert meter.cost(1.0).tokens is None
-    assert meter.latencies(0.95) == (None, None)
+    assert meter.total.cost(1.0).tokens is None
+    assert meter.total.latencies(0.95) == (None, None)
