@@ -81,7 +81,10 @@ class ApiServer:
                 return Reply(answer.status, json.load(answer), warnings)
         except urllib.error.HTTPError as error:
             with error:
-                return Reply(error.code, json.load(error), [])
+                text = error.read()
+            # What no handler has is refused in plain text.
+            is_json = error.headers.get_content_type() == "application/json"
+            return Reply(error.code, json.loads(text) if is_json else {}, [])
 
     def ready(self) -> bool:
         """Whether the server takes requests."""
