@@ -19,8 +19,8 @@ struct Sequences {
 
 inline void linear_phase(Team& team, int phase, const float* x, long rows, long inputs,
                          const float* packed, const float* bias, float* y, long outputs) {
-  team.phase(phase, panels(outputs), [&](long panel) {
-    linear_panel(x, rows, inputs, packed, bias, y, outputs, panel);
+  team.phase_ahead(phase, panels(outputs), [&](long panel, long next) {
+    linear_panel(x, rows, inputs, packed, bias, y, outputs, panel, next);
   });
 }
 

@@ -28,6 +28,20 @@ class Team {
     wait();
   }
 
+  // As `phase`, but the thread takes one item more than it works on: work(i, next), where next is
+  // its item after this one, or -1. For items of equal size.
+  template <typename Work>
+  void phase_ahead(int phase, long count, const Work& work) {
+    std::atomic<long>& counter = counters_[phase].next;
+    long i = counter.fetch_add(1, std::memory_order_relaxed);
+    while (i < count) {
+      const long next = counter.fetch_add(1, std::memory_order_relaxed);
+      work(i, next < count ? next : -1);
+      i = next;
+    }
+    wait();
+  }
+
  private:
   struct alignas(64) Counter {
     std::atomic<long> next{0};
