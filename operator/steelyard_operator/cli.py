@@ -11,6 +11,8 @@ from steelyard_operator import __version__
 from steelyard_operator.errors import OperatorError, UserError
 from steelyard_operator.preview.command import add_parsers
 from steelyard_operator.preview.command import run as preview
+from steelyard_operator.rollouts.command import add_parsers as add_rollout
+from steelyard_operator.rollouts.command import run as rollout
 from steelyard_operator.simulation.command import add_parsers as add_simulation
 from steelyard_operator.simulation.command import run as simulation
 
@@ -44,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_parsers(commands.add_parser)
+    add_rollout(commands.add_parser)
     add_simulation(commands.add_parser)
     up = commands.add_parser(
         "up",
@@ -87,6 +90,8 @@ def main(arguments: Sequence[str] | None = None, *, runtime: Sequence[str] = ())
             return _operator()
         if given.command in ("render", "plan"):
             return preview(given)
+        if given.command == "rollout":
+            return rollout(given)
         if given.command in ("simulate", "replay"):
             return simulation(given)
         from steelyard_operator.local.up import Options, up

@@ -6,8 +6,7 @@ the dead one at once, and must bring the flow to its end before anything else is
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ from steelyard_operator.testing.cluster import (
     holder,
     release,
 )
-from steelyard_operator.testing.life import Life
+from steelyard_operator.testing.life import life
 
 DYING = "steelyard_operator.testing.dying"
 BUDGET = 3
@@ -35,16 +34,6 @@ STEP = 1 if os.environ.get("DEATHS") == "all" else 3
 def dying(settings: dict[str, str], tmp_path: Path) -> dict[str, str]:
     """The settings of an operator that dies as the file says."""
     return {**settings, "STEELYARD_DYING_FILE": str(tmp_path / "armed")}
-
-
-@contextmanager
-def life(cluster: Cluster) -> Iterator[Life]:
-    """The pods' side of a service that need not be there yet."""
-    found = Life(cluster, BUDGET)
-    try:
-        yield found
-    finally:
-        found.close()
 
 
 def deaths(
@@ -99,7 +88,7 @@ def test_scaling_survives_every_death(
     cluster: Cluster, dying: dict[str, str], tmp_path: Path
 ) -> None:
     """One decode worker more, and one less: drained, deleted, nothing double."""
-    with life(cluster) as found:
+    with life(cluster, BUDGET) as found:
         cluster.apply(capacity={"maxAccelerators": BUDGET})
         wanted = [1]
 
@@ -120,7 +109,7 @@ def test_a_rollout_survives_every_death(
     cluster: Cluster, dying: dict[str, str], tmp_path: Path
 ) -> None:
     """Every worker is replaced once, with never more than one beyond the number."""
-    with life(cluster) as found:
+    with life(cluster, BUDGET) as found:
         cluster.apply(capacity={"maxAccelerators": BUDGET})
         turn = [0]
 
@@ -182,7 +171,7 @@ def test_a_deletion_survives_every_death(
     cluster: Cluster, dying: dict[str, str], tmp_path: Path
 ) -> None:
     """Workers are drained and deleted, with a request in flight when it began."""
-    with life(cluster) as found:
+    with life(cluster, BUDGET) as found:
 
         def between() -> None:
             cluster.apply(capacity={"maxAccelerators": BUDGET})

@@ -93,6 +93,15 @@ class Client:
             if not query["continue"]:
                 return
 
+    async def list_controlled(
+        self, kind: Kind, namespace: str, selector: str, uid: str
+    ) -> list[Raw]:
+        """Return the objects of a label selector that the owner with this uid controls."""
+        found = []
+        async for page, _ in self.list_pages(kind, namespace, selector=selector):
+            found += [one for one in page if _controller(one) == uid]
+        return found
+
     async def create(self, kind: Kind, body: Raw) -> Raw:
         """Create an object.
 
@@ -121,14 +130,15 @@ class Client:
         operations: Sequence[Mapping[str, Any]],
         *,
         subresource: str = "",
+        manager: str = FIELD_MANAGER,
     ) -> Raw:
-        """Change an object by a JSON patch.
+        """Change an object by a JSON patch, in the name of a field manager.
 
         Raises:
             Changed: a `test` in it did not hold.
         """
         path = kind.path(namespace, name, subresource)
-        query = {"fieldManager": FIELD_MANAGER}
+        query = {"fieldManager": manager}
         return await self._send(
             "PATCH", "patch", kind, path, body=operations, query=query, content_type=JSON_PATCH
         )
@@ -281,3 +291,8 @@ class Client:
         if not isinstance(found, dict):
             raise Unreachable(f"{what}: the answer is no JSON object")
         return found
+
+
+def _controller(one: Raw) -> str | None:
+    owners = one["metadata"].get("ownerReferences") or []
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)

@@ -54,12 +54,13 @@ class Revisions:
             A sentence where somebody else's object is in the way.
         """
         current = set(wanted.values())
-        for role, hash in wanted.items():
+        for hash in dict.fromkeys(wanted.values()):
             known = {revision.hash: revision for revision in self.of(owner)}
             others = [r.number for r in known.values() if r.hash not in current]
             highest = max((r.number for r in known.values()), default=0)
             if hash not in known:
-                problem = await self._store(owner, service, role, hash, highest + 1)
+                roles = [one for one, other in wanted.items() if other == hash]
+                problem = await self._store(owner, service, roles, hash, highest + 1)
                 if problem:
                     return problem
             elif known[hash].number <= max(others, default=0):
@@ -99,10 +100,11 @@ class Revisions:
                 self._caches.revisions.put(answer, silent=True)
 
     async def _store(
-        self, owner: Owner, service: InferenceService, role: Role, hash: str, number: int
+        self, owner: Owner, service: InferenceService, roles: list[Role], hash: str, number: int
     ) -> str | None:
-        template = worker_template(service, self._settings, role)
-        body = controller_revision(owner, template, hash, number, inputs=inputs(service, role))
+        template = worker_template(service, self._settings, roles[0])
+        made_from = inputs(service, roles[0])
+        body = controller_revision(owner, template, hash, number, inputs=made_from, roles=roles)
         try:
             answer = await self._client.create(CONTROLLER_REVISION, body)
             log.info("%s/%s: stored revision %s", *owner_words(owner), hash)

@@ -9,13 +9,7 @@ from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.credentials import load
 from steelyard_operator.kube.errors import NotFound
-from steelyard_operator.kube.kinds import (
-    CHILDREN,
-    CONTROLLER_REVISION,
-    INFERENCE_SERVICE,
-    POD,
-    Kind,
-)
+from steelyard_operator.kube.kinds import CHILDREN, CONTROLLER_REVISION, INFERENCE_SERVICE, POD
 from steelyard_operator.planning.observed import Observed
 from steelyard_operator.planning.observing import pod_record, revision_record
 from steelyard_operator.preview.situation import Situation
@@ -42,12 +36,12 @@ async def _observe(service: InferenceService, context: str | None) -> Situation:
         uid = resource["metadata"]["uid"]
         mine = f"{SERVICE_LABEL}={meta.name}"
         workers = f"{mine},{COMPONENT_LABEL}={WORKER}"
-        pods = await _list(client, POD, meta.namespace, workers, uid)
-        revisions = await _list(client, CONTROLLER_REVISION, meta.namespace, mine, uid)
+        pods = await client.list_controlled(POD, meta.namespace, workers, uid)
+        revisions = await client.list_controlled(CONTROLLER_REVISION, meta.namespace, mine, uid)
         objects: dict[tuple[str, str], dict[str, Any]] = {}
         for kind in CHILDREN:
             try:
-                found = await _list(client, kind, meta.namespace, mine, uid)
+                found = await client.list_controlled(kind, meta.namespace, mine, uid)
             except NotFound:  # The cluster has no Gateway API.
                 continue
             objects |= {(kind.kind, one["metadata"]["name"]): one for one in found}
@@ -58,21 +52,6 @@ async def _observe(service: InferenceService, context: str | None) -> Situation:
     )
     made_from = newest["data"].get("inputs", {}) if newest else {}
     return Situation(resource, seen, _with_kind(objects), made_from)
-
-
-async def _list(
-    client: Client, kind: Kind, namespace: str, selector: str, uid: str
-) -> list[dict[str, Any]]:
-    """The objects that the resource itself controls."""
-    found = []
-    async for page, _ in client.list_pages(kind, namespace, selector=selector):
-        found += [one for one in page if _controller(one) == uid]
-    return found
-
-
-def _controller(one: dict[str, Any]) -> str | None:
-    owners = one["metadata"].get("ownerReferences") or []
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
 
 
 def _with_kind(

@@ -36,11 +36,13 @@ def _revisions(
     owner: Owner, service: InferenceService, settings: Settings
 ) -> Iterator[dict[str, Any]]:
     """One for both roles where they are alike."""
-    by_hash = {revision_hash(service, role): role for role in (Role.DECODE, Role.PREFILL)}
-    for number, (revision, role) in enumerate(by_hash.items(), 1):
-        template = worker_template(service, settings, role)
-        made_from = inputs(service, role)
-        yield controller_revision(owner, template, revision, number, inputs=made_from)
+    by_hash: dict[str, list[Role]] = {}
+    for role in (Role.PREFILL, Role.DECODE):
+        by_hash.setdefault(revision_hash(service, role), []).append(role)
+    for number, (revision, roles) in enumerate(by_hash.items(), 1):
+        template = worker_template(service, settings, roles[0])
+        made_from = inputs(service, roles[0])
+        yield controller_revision(owner, template, revision, number, inputs=made_from, roles=roles)
 
 
 def _pods(owner: Owner, service: InferenceService, settings: Settings) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ the template that was kept.
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steelyard_operator.api.meta import ApiModel
@@ -76,6 +76,7 @@ def controller_revision(
     number: int,
     *,
     inputs: Mapping[str, Any] | None = None,
+    roles: Sequence[Role] = (Role.PREFILL, Role.DECODE),
 ) -> dict[str, Any]:
     """Return the object that keeps a template.
 
@@ -85,6 +86,7 @@ def controller_revision(
         hash: the revision's hash.
         number: grows with each revision; going back gives the old one the highest.
         inputs: what the template was made from, to go back to and to compare.
+        roles: whose workers it was made for.
     """
     meta = metadata(owner, revision_name(owner.name, hash), WORKER)
     meta["labels"] = {**meta["labels"], REVISION_LABEL: hash}
@@ -96,6 +98,7 @@ def controller_revision(
         "data": {
             "template": copy.deepcopy(dict(template)),
             "inputs": copy.deepcopy(dict(inputs or {})),
+            "roles": [role.value for role in roles],
         },
     }
 

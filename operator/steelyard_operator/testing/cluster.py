@@ -190,10 +190,10 @@ def operating(api: Any, folder: Path, **settings: str) -> Iterator[subprocess.Po
     """Run an operator, as a program of its own, for the time of the block."""
     log = folder / f"operator-{secrets.token_hex(2)}.log"
     command = [sys.executable, "-m", "steelyard_operator.cli", "operator"]
-    environment = _environment(api, folder, settings)
+    variables = environment(api, folder, settings)
     with (
         log.open("wb") as output,
-        subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process,
+        subprocess.Popen(command, env=variables, stdout=output, stderr=output) as process,
         _ending(process, log),
     ):
         yield process
@@ -204,7 +204,7 @@ def forked(api: Any, folder: Path, *, module: str, **settings: str) -> Iterator[
     """Run an operator that is changed for a test, as a fork, for the time of the block."""
     log = folder / f"operator-{secrets.token_hex(2)}.log"
     log.touch()
-    process = Fork(module, _environment(api, folder, settings), log)
+    process = Fork(module, environment(api, folder, settings), log)
     with _ending(process, log):
         yield process
 
@@ -223,7 +223,8 @@ def _ending(process: subprocess.Popen[bytes] | Fork, log: Path) -> Iterator[None
         print(log.read_text()[-6000:])  # noqa: T201  # pytest shows it where a test fails
 
 
-def _environment(api: Any, folder: Path, settings: dict[str, str]) -> dict[str, str]:
+def environment(api: Any, folder: Path, settings: dict[str, str]) -> dict[str, str]:
+    """Return the environment of a program that finds the API server as a cluster."""
     key, kubeconfig = folder / "key", folder / "kubeconfig"
     key.write_text("k" * 32)
     cluster = {"server": api.url, "certificate-authority": str(api.certificate)}

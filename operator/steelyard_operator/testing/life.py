@@ -1,5 +1,7 @@
 """A service's pods as a kubelet would treat them, those that are deleted included."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from steelyard_operator.testing.cluster import SERVICES, Cluster
@@ -50,3 +52,13 @@ class Life(Fleet):
         """End all workers."""
         for worker in self.workers.values():
             worker.close()
+
+
+@contextmanager
+def life(cluster: Cluster, budget: int) -> Iterator[Life]:
+    """Give the pods' side of a service that need not be there yet."""
+    found = Life(cluster, budget)
+    try:
+        yield found
+    finally:
+        found.close()

@@ -106,4 +106,5 @@ def test_a_revision_keeps_template_and_inputs(a_service: Any, owner: Any) -> Non
     assert kept["data"] == {
         "template": template,
         "inputs": {"model": {"uri": "file:///m.gguf"}, "rollout": {"drainSeconds": 9}},
+        "roles": ["Prefill", "Decode"],
     }
