@@ -193,7 +193,7 @@ class Balancing:
         known.balance = made.balance
         TICKS.labels(made.reason).inc()
         told = measured(known.spec, known.balance)
-        measure_service(namespace, name, told, facts.paid, facts.seconds)
+        measure_service(known.spec, told, facts.paid, facts.seconds)
         if made.ledger is not None:
             self._ledger(made.ledger)
         wanted = known.balance.wanted

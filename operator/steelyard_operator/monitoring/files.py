@@ -1,0 +1,45 @@
+"""The files of `manifests/monitoring/`, as texts by name. Pure."""
+
+from typing import Any
+
+import yaml
+
+from steelyard_operator.monitoring.dashboard import config_map
+from steelyard_operator.monitoring.rules import prometheus_rule
+from steelyard_operator.monitoring.scraping import pod_monitors
+
+HEADER = "# Made by `make monitoring`, never edited.\n"
+
+
+def files() -> dict[str, str]:
+    """Return every file."""
+    documents: dict[str, tuple[dict[str, Any], ...]] = {
+        "dashboard.yaml": (config_map(),),
+        "podmonitors.yaml": pod_monitors(),
+        "prometheusrule.yaml": (prometheus_rule(),),
+    }
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": list(documents),
+    }
+    return {
+        name: HEADER + yaml.dump_all(found, Dumper=_Blocks, sort_keys=False, width=120)
+        for name, found in {**documents, "kustomization.yaml": (kustomization,)}.items()
+    }
+
+
+class _Blocks(yaml.SafeDumper):
+    """Writes texts of several lines as blocks, which people and diffs can read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Whether a part that occurs twice is written twice: always."""
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Blocks.add_representer(str, _text)
