@@ -19,7 +19,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check crds images e2e deaths chaos gpu bench bench-peers
+.PHONY: help setup demo test lint type check crds monitoring images e2e deaths chaos gpu bench bench-peers bench-fidelity
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ CRD := crds/steelyard.dev_inferenceservices.yaml
 
 crds: setup ## write the CustomResourceDefinition that the models say
 	$(BIN)/steelyard crd > $(CRD).new && mv $(CRD).new $(CRD)
+
+monitoring: setup ## write the dashboard, the rules and what Prometheus reads
+	$(BIN)/python -m steelyard_operator.monitoring manifests/monitoring
 
 # The images' names: steelyard-operator:dev and so on, or with a registry in front and another tag.
 # With a registry they are pushed, and build/deploy becomes an installation from it.
@@ -115,3 +118,7 @@ bench: setup ## measure serving and the router on this machine, alone
 
 bench-peers: setup ## measure beside transformers and, with VLLM_PYTHON, beside vLLM
 	$(BIN)/python -m steelyard_runtime.bench.peers $(if $(VLLM_PYTHON),--vllm-python $(VLLM_PYTHON))
+
+bench-fidelity: setup ## record three loads of real workers and compare the simulator with them
+	$(BIN)/python -m steelyard_runtime.bench.open_loop
+	$(BIN)/python -m steelyard_operator.simulation.fidelity bench-results/open-loop.json

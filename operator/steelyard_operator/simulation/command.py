@@ -12,6 +12,7 @@ from steelyard_operator.planning.balance.ledger import replay
 from steelyard_operator.planning.balance.signals import Split
 from steelyard_operator.simulation.fleet import Fleet
 from steelyard_operator.simulation.outcome import Outcome
+from steelyard_operator.simulation.plot import check, plot
 from steelyard_operator.simulation.policies import (
     POLICIES,
     Policy,
@@ -70,6 +71,12 @@ def add_parsers(add: Callable[..., argparse.ArgumentParser]) -> None:
     simulate.add_argument(
         "--json", action="store_true", help="print a list with one object a policy"
     )
+    simulate.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="draw the load and each policy's workers (needs matplotlib)",
+    )
     again = add(
         "replay",
         help="make the decisions of a ledger again",
@@ -88,6 +95,8 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _simulate(given: argparse.Namespace) -> int:
+    if given.plot is not None:
+        check(given.plot)
     chosen = _with_objectives(profile(given.profile), given)
     requests = scaled(read_trace(given.trace), given.trace_scale)
     if not requests:
@@ -114,6 +123,8 @@ def _simulate(given: argparse.Namespace) -> int:
         for name in given.policy
         if name != "static"
     ]
+    if given.plot is not None:
+        plot(given.plot, requests, outcomes)
     documents = [outcome.document() for outcome in outcomes]
     if given.json:
         sys.stdout.write(json.dumps(documents, indent=2) + "\n")

@@ -20,6 +20,8 @@ class Profile:
     drain_seconds: float  # after which a draining worker's sequences move to others
     dollars_per_hour: float
     objectives: Objectives
+    prefill_step_tokens: int = 0
+    """A longer prompt takes several steps, each with its own overhead; 0: it never does."""
 
 
 # The figures of one H100 are those of docs/benchmarks.md ("On an H100", 2026-11-27): decode steps
@@ -69,6 +71,28 @@ PROFILES = {
             drain_seconds=30.0,
             dollars_per_hour=2.0,
             objectives=Objectives(ttft_seconds=1.0, tpot_seconds=0.020),
+        ),
+        # SmolLM2-135M in float32, a worker with one core: fitted on the first run of
+        # docs/benchmarks/2026-11-27-open-loop.json, see `fidelity.py`.
+        Profile(
+            name="smollm2-cpu",
+            capacity=Capacity(
+                prefill_tokens_per_second=647.3,
+                prefill_overhead_seconds=0.0388,
+                step_seconds=0.0389,
+                step_seconds_per_sequence=1.15e-3,
+                step_seconds_per_token=3.7e-6,
+                kv_tokens=23_296,  # 1 GiB
+                max_sequences=32,
+            ),
+            transfer_seconds_per_token=0.0,
+            transfer_seconds=0.056,  # all that is neither queue nor step
+            cold_start_seconds=8.0,  # three starts of a worker on the same machine: 6 to 11 s
+            flip_seconds=2.0,  # assumed: the operator looks at most a second later, two writes
+            drain_seconds=30.0,
+            dollars_per_hour=0.10,  # of manifests/samples/smollm2.yaml
+            objectives=Objectives(ttft_seconds=2.0, tpot_seconds=0.1),
+            prefill_step_tokens=256,  # `--max-num-batched-tokens`
         ),
     )
 }

@@ -8,6 +8,7 @@ carries a chunk of the queue's first prompt, which slows its decode, as chunked 
 
 import heapq
 import itertools
+import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -90,7 +91,11 @@ class Worker:
         length = job.request.input_tokens + (
             job.request.output_tokens - job.tokens_left if job.restarted else 0.0
         )
-        return length / capacity.prefill_tokens_per_second + capacity.prefill_overhead_seconds
+        most = self.profile.prefill_step_tokens
+        steps = math.ceil(length / most) if most else 1
+        return (
+            length / capacity.prefill_tokens_per_second + steps * capacity.prefill_overhead_seconds
+        )
 
     def advance(self, now: float) -> None:
         """Bring clocks to `now`; nothing may have ended before."""

@@ -87,16 +87,21 @@ async def closed_loop(
 
         async def worker() -> None:
             while prompts:
-                samples.append(await _request(session, url, shape, prompts.pop()))
+                samples.append(await complete(session, url, shape, prompts.pop()))
 
         started = time.perf_counter()
         await asyncio.gather(*(worker() for _ in range(concurrency)))
         return Repetition(concurrency, samples, time.perf_counter() - started)
 
 
-async def _request(
+async def complete(
     session: aiohttp.ClientSession, url: str, shape: Shape, prompt: list[int]
 ) -> Sample:
+    """Stream one completion of exactly `shape.output_tokens` tokens.
+
+    Raises:
+        RuntimeError: the server answered with anything but 200, or with too few tokens.
+    """
     body: dict[str, Any] = {
         "model": shape.model,
         "prompt": prompt,

@@ -55,7 +55,7 @@ def vllm(python: Path, *extra: str) -> Server:
                     "--max-model-len", "2048", "--dtype", "float32", *extra,
                 ],
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                env=_vllm_environment(python, folder),
+                env=vllm_environment(python, folder),
             )  # fmt: skip
             try:
                 wait_for(lambda: _healthy(process, url), "vLLM ready", VLLM_START_SECONDS)
@@ -71,7 +71,7 @@ def vllm(python: Path, *extra: str) -> Server:
     return start
 
 
-def _vllm_environment(python: Path, folder: Path) -> dict[str, str]:
+def vllm_environment(python: Path, folder: Path) -> dict[str, str]:
     """The settings that vLLM's own documentation recommends for a CPU."""
     cores = len(os.sched_getaffinity(0))
     preloads = [

@@ -50,8 +50,8 @@ def colocated(arguments: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def split(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, str]]:
-    """A prefill and a decode worker, half the cores each; yields the URLs of router and decode."""
+def split(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, list[Worker]]]:
+    """A prefill and a decode worker, half the cores each; yields the router's URL and both."""
     threads = max(len(os.sched_getaffinity(0)) // 2, 1)
     with contextlib.ExitStack() as stack:
         workers = [
@@ -69,7 +69,7 @@ def split(arguments: argparse.Namespace, folder: Path) -> Iterator[tuple[str, st
         for worker in workers:
             worker.wait_ready()
         router.write_members([worker.member(worker.role) for worker in workers])
-        yield router.wait_ready().url, workers[1].url
+        yield router.wait_ready().url, workers
 
 
 async def throughput(
@@ -116,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 {"path": "direct", **asyncio.run(outside_forward(url, NAME, rounds))},
             ]
             loops = asyncio.run(responsiveness(url, NAME, requests=4 * repetitions))
-        with split(arguments, folder) as (router_url, decode_url):
+        with split(arguments, folder) as (router_url, workers):
+            decode_url = workers[1].url
             rows += asyncio.run(throughput("split", router_url, concurrencies, repetitions))
             outside += [
                 {"path": "split direct", **asyncio.run(outside_forward(decode_url, NAME, rounds))},
