@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from steelyard_operator import __version__
+from steelyard_operator.dashboard.command import add_parser as add_dashboard
+from steelyard_operator.dashboard.command import run as dashboard
 from steelyard_operator.errors import OperatorError, UserError
 from steelyard_operator.preview.command import add_parsers
 from steelyard_operator.preview.command import run as preview
@@ -47,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_parsers(commands.add_parser)
     add_rollout(commands.add_parser)
+    add_dashboard(commands.add_parser)
     add_simulation(commands.add_parser)
     up = commands.add_parser(
         "up",
@@ -66,6 +69,13 @@ def parser() -> argparse.ArgumentParser:
     )
     up.add_argument(
         "--max-tokens", type=_positive, default=256, metavar="N", help="longest answer to --prompt"
+    )
+    up.add_argument(
+        "--page-port",
+        type=_port,
+        default=0,
+        metavar="N",
+        help="port of the live page; 0, the default, is any free one",
     )
     up.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     up.add_argument("--verbose", action="store_true", help="show the logs of all processes")
@@ -92,6 +102,8 @@ def main(arguments: Sequence[str] | None = None, *, runtime: Sequence[str] = ())
             return preview(given)
         if given.command == "rollout":
             return rollout(given)
+        if given.command == "dashboard":
+            return dashboard(given)
         if given.command in ("simulate", "replay"):
             return simulation(given)
         from steelyard_operator.local.up import Options, up
@@ -104,6 +116,7 @@ def main(arguments: Sequence[str] | None = None, *, runtime: Sequence[str] = ())
                 json=given.json,
                 verbose=given.verbose,
                 max_tokens=given.max_tokens,
+                page_port=given.page_port,
                 runtime=tuple(runtime),
             )
         )

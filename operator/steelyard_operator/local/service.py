@@ -132,6 +132,7 @@ class LocalService:
         if all_ready:
             self.ready.set()
         roles = {worker.wanted.name: worker.role.wire for worker in self._desired.workers}
+        roles |= {member.id: member.role for member in self._members.values()}
         self._on_view(
             [View(name, roles.get(name, "router"), phase) for name, phase in phases.items()]
         )

@@ -28,6 +28,7 @@ from steelyard_operator.local.desired import (
     worker_count,
 )
 from steelyard_operator.local.interruption import Interrupted, Interruptions
+from steelyard_operator.local.live_page import live_page
 from steelyard_operator.local.machine import available_cores, find_executable
 from steelyard_operator.local.membership import MembershipFile
 from steelyard_operator.local.observing import observe_router
@@ -37,7 +38,7 @@ from steelyard_operator.local.processes import ProcessTable
 from steelyard_operator.local.progress import Progress
 from steelyard_operator.local.report import as_json, as_lines, curl
 from steelyard_operator.local.scratch import Scratch
-from steelyard_operator.local.service import LocalService
+from steelyard_operator.local.service import LocalService, View
 
 DEFAULT_PORT = 8080
 OWN_VARIABLES = "STEELYARD_"
@@ -53,6 +54,7 @@ class Options:
     json: bool = False
     verbose: bool = False
     max_tokens: int = 256
+    page_port: int = 0  # of the live page; 0 is any free one
     runtime: tuple[str, ...] = field(default=())  # what to run for `steelyard-runtime`; () finds it
 
 
@@ -79,7 +81,8 @@ def up(options: Options) -> int:
         # Sockets and half-written files of the processes go when the scratch directory goes.
         environment = _environment(os.environ, scratch.directory("tmp"))
         wanted = desired(service, addresses, cores=available_cores())
-        return asyncio.run(_Run(options, wanted, runtime, token, environment).run(pipe, addresses))
+        run = _Run(options, service, wanted, runtime, token, environment)
+        return asyncio.run(run.run(pipe, addresses))
 
 
 def read_service(file: Path) -> InferenceService:
@@ -121,11 +124,13 @@ class _Run:
     """The part of `up` inside the event loop."""
 
     options: Options
+    service: InferenceService
     wanted: Desired
     runtime: tuple[str, ...]
     token: str
     environment: Mapping[str, str]
     console: Console = field(default_factory=lambda: Console(stderr=True))
+    views: list[View] = field(default_factory=list)  # of all processes, after the last pass
 
     async def run(self, pipe: ParentPipe, addresses: Addresses) -> int:
         interruptions = Interruptions()
@@ -139,7 +144,7 @@ class _Run:
             token=self.token,
             executables={EXECUTABLE: self.runtime},
             environment=self.environment,
-            on_view=progress.show,
+            on_view=lambda views: self._see(views, progress),
         )
         try:
             return await interruptions.unless_interrupted(self._serve(service, progress))
@@ -159,25 +164,35 @@ class _Run:
         try:
             with progress:
                 await _first(loop, asyncio.create_task(service.ready.wait()))
-            self._announce()
             if self.options.prompt is None:
-                await loop
+                async with live_page(
+                    self.service, self.wanted.url, lambda: self.views, self.options.page_port
+                ) as page:
+                    self._announce(page)
+                    await loop
             else:
+                self._announce(None)
                 await _first(loop, asyncio.create_task(self._answer(self.options.prompt)))
         finally:
             loop.cancel()
             await asyncio.wait((loop,))
         return 0
 
-    def _announce(self) -> None:
+    def _see(self, views: list[View], progress: Progress) -> None:
+        self.views = views
+        progress.show(views)
+
+    def _announce(self, page: str | None) -> None:
         url, model = self.wanted.url, self.wanted.model
         to_people = self.console
         if self.options.prompt is None:
             if self.options.json:
-                _print(json.dumps({"url": url, "model": model}))
+                _print(json.dumps({"url": url, "model": model, "page": page}))
                 return
             to_people = Console(soft_wrap=True)
         lines = [f"{model} is ready at {url}", curl(url, model), ""]
+        if page is not None:
+            lines.insert(-1, f"live page: {page}")
         if self.options.prompt is None:
             lines.insert(-1, "Ctrl-C stops it.")
         to_people.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

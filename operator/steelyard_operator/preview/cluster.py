@@ -1,13 +1,11 @@
 """Reads what `steelyard plan` compares with from a cluster; it writes nothing."""
 
 import asyncio
-import os
 from typing import Any
 
 from steelyard_operator.api.names import COMPONENT_LABEL, SERVICE_LABEL, WORKER
 from steelyard_operator.api.v1alpha1 import InferenceService
-from steelyard_operator.kube.client import Client
-from steelyard_operator.kube.credentials import load
+from steelyard_operator.kube.connecting import connected
 from steelyard_operator.kube.errors import NotFound
 from steelyard_operator.kube.kinds import CHILDREN, CONTROLLER_REVISION, INFERENCE_SERVICE, POD
 from steelyard_operator.planning.observed import Observed
@@ -27,8 +25,7 @@ def observe(service: InferenceService, context: str | None) -> Situation:
 
 async def _observe(service: InferenceService, context: str | None) -> Situation:
     meta = service.metadata
-    credentials = await load(os.environ, context=context)
-    async with Client(credentials) as client:
+    async with connected(context) as client:
         try:
             resource = await client.get(INFERENCE_SERVICE, meta.namespace, meta.name)
         except NotFound:

@@ -1,9 +1,7 @@
 """Reads the revisions of a service from a cluster, and writes the patch that goes back to one."""
 
-import os
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +15,6 @@ from steelyard_operator.api.names import (
 )
 from steelyard_operator.errors import UserError
 from steelyard_operator.kube.client import Client
-from steelyard_operator.kube.credentials import load
 from steelyard_operator.kube.errors import Changed, NotFound
 from steelyard_operator.kube.kinds import CONTROLLER_REVISION, INFERENCE_SERVICE, POD
 from steelyard_operator.planning.observing import moment
@@ -35,18 +32,6 @@ class Found:
     resource: Mapping[str, Any]
     current: Mapping[Role, str]
     revisions: tuple[Kept, ...]
-
-
-@asynccontextmanager
-async def connected(context: str | None) -> AsyncIterator[Client]:
-    """Give a client of the kubeconfig's cluster.
-
-    Raises:
-        UserError: there is none, or no such context.
-    """
-    credentials = await load(os.environ, context=context)
-    async with Client(credentials) as client:
-        yield client
 
 
 async def find_service(client: Client, namespace: str, name: str) -> Found:

@@ -66,8 +66,9 @@ def run(given: argparse.Namespace) -> int:
 
 
 async def _run(given: argparse.Namespace) -> list[str]:
+    from steelyard_operator.kube.connecting import connected
     from steelyard_operator.rollouts import history
-    from steelyard_operator.rollouts.cluster import connected, find_service, write
+    from steelyard_operator.rollouts.cluster import find_service, write
 
     async with connected(given.context) as client:
         found = await find_service(client, given.namespace, given.name)

@@ -1,0 +1,1 @@
+"""`steelyard dashboard`: the live page of a service on a cluster."""

@@ -1,0 +1,65 @@
+"""The command line of `steelyard dashboard`."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable
+
+from steelyard_operator.errors import UserError
+
+DEFAULT_PORT = 8081
+
+
+def add_parser(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the parser with the `add_parser` of a command."""
+    parser = add(
+        "dashboard",
+        help="show a service on a cluster as a live page on this machine",
+        description="Serve a live page of an InferenceService on 127.0.0.1 until Ctrl-C: its "
+        "workers by role, latencies, cost, flips, and a box to ask something. It needs kubectl, "
+        "and rights to get the resource, to list its pods and to forward ports of its routers.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="NAME", help="of the InferenceService")
+    parser.add_argument("-n", "--namespace", metavar="NS", default="default")
+    parser.add_argument("--context", metavar="NAME", help="of the kubeconfig; its current one")
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=DEFAULT_PORT,
+        metavar="N",
+        help=f"where the page is; 0 is any free one (default: {DEFAULT_PORT})",
+    )
+
+
+def run(given: argparse.Namespace) -> int:
+    """Serve until interrupted.
+
+    Raises:
+        UserError: there is no such service, no kubectl, or the port is taken.
+        OperatorError: the API server does not answer, or refuses.
+    """
+    try:
+        from steelyard_operator.dashboard.serving import serve_dashboard
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"a cluster needs the package '{error.name}'; install steelyard[operator]"
+        ) from None
+
+    def announce(address: str) -> None:
+        sys.stdout.write(f"live page of {given.name}: {address}\nCtrl-C stops it.\n")
+        sys.stdout.flush()
+
+    try:
+        asyncio.run(
+            serve_dashboard(given.namespace, given.name, given.context, given.port, announce)
+        )
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, got '{text}'")
+    return int(text)
