@@ -39,7 +39,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--keep", action="store_true", help="use and leave the kind cluster of before")
     group.addoption("--seed", type=int, help="of all choices; printed")
     group.addoption("--minutes", type=float, default=0, help="of random scenarios (test_chaos.py)")
-    group.addoption("--balance", action="store_true", help="play `rebalance` too: 4 minutes")
     group.addoption("--results", default="e2e-results", help="folder for what failures leave")
     group.addoption(
         "--sabotage",
@@ -58,16 +57,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Random scenarios are played only where `--minutes` says for how long."""
     chosen = [item for item in items if config.option.minutes or item.path.stem != "test_chaos"]
-    if not config.option.balance:
-        chosen = [item for item in chosen if not _only_asked(item)]
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = chosen
-
-
-def _only_asked(item: pytest.Item) -> bool:
-    parameters = getattr(item, "callspec", None)
-    scenario = parameters.params.get("scenario") if parameters else None
-    return scenario is not None and scenario.only_asked
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -224,7 +224,7 @@ SCENARIOS = (
     Scenario("change template", roll_out),
     Scenario("scale while draining", edit_while_draining),
     Scenario("drain node", drain_node, nodes=2),
-    Scenario("rebalance", rebalance, only_asked=True),
+    Scenario("rebalance", rebalance),
     Scenario("kill operator", kill_operator),
     Scenario("two operators", two_operators),
     Scenario("restart API server", restart_api_server, own_cluster=True),

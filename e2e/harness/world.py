@@ -46,8 +46,6 @@ class Scenario:
     nodes: int = 1
     own_cluster: bool = False
     """Only where the API server may be killed."""
-    only_asked: bool = False
-    """Only where an option asks for it: it takes minutes, or has not been seen often enough."""
 
 
 def leader(kubectl: Kubectl) -> str:
