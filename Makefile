@@ -19,10 +19,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check crds monitoring images e2e deaths chaos gpu bench bench-peers bench-fidelity
+.PHONY: help setup demo test lint type check crds monitoring images e2e deaths chaos gpu bench bench-peers bench-fidelity bench-operator
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## install everything into .venv, also the demo's model
 
@@ -122,3 +122,17 @@ bench-peers: setup ## measure beside transformers and, with VLLM_PYTHON, beside 
 bench-fidelity: setup ## record three loads of real workers and compare the simulator with them
 	$(BIN)/python -m steelyard_runtime.bench.open_loop
 	$(BIN)/python -m steelyard_operator.simulation.fidelity bench-results/open-loop.json
+
+# The size of `make bench-operator`, and where its figures go.
+SERVICES ?= 1000
+PODS_PER_SERVICE ?= 10
+BUSY_PERCENT ?= 20
+RATE ?= 10
+SECONDS ?= 60
+IDLE_SECONDS ?= 120
+RESULT ?= bench-results/operator.json
+
+bench-operator: setup ## measure the operator with 1,000 services and 10,000 fake pods (KUBE_ASSETS: with kwok)
+	$(BIN)/python -m steelyard_operator.bench --services $(SERVICES) \
+	  --pods-per-service $(PODS_PER_SERVICE) --busy-percent $(BUSY_PERCENT) --rate $(RATE) \
+	  --seconds $(SECONDS) --idle-seconds $(IDLE_SECONDS) --result $(RESULT)

@@ -1,0 +1,1 @@
+"""What `make bench-operator` measures: the operator beside many services with fake pods."""
