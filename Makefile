@@ -19,7 +19,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check crds monitoring images e2e deaths chaos gpu bench bench-peers bench-fidelity bench-operator
+.PHONY: help setup demo test lint type check crds monitoring images e2e deaths chaos gpu bench bench-peers bench-fidelity bench-operator bench-flip
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -122,6 +122,9 @@ bench-peers: setup ## measure beside transformers and, with VLLM_PYTHON, beside 
 bench-fidelity: setup ## record three loads of real workers and compare the simulator with them
 	$(BIN)/python -m steelyard_runtime.bench.open_loop
 	$(BIN)/python -m steelyard_operator.simulation.fidelity bench-results/open-loop.json
+
+bench-flip: setup images ## measure a service that flips workers beside fixed splits, on a kind cluster of its own
+	PYTHONPATH=e2e:runtime:operator $(BIN)/python e2e/bench_flip.py
 
 # The size of `make bench-operator`, and where its figures go.
 SERVICES ?= 1000

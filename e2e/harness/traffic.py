@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.driver_pod import DriverPod
 from harness.kubectl import Kubectl, KubectlError, wait_for
 from harness.verdict import parse
 
@@ -142,60 +143,5 @@ class Traffic:
             "streams": self.streams,
             "questions": [{"body": q.body, "answer": q.answer} for q in self.questions],
         }
-        self.kubectl("delete", "pod,configmap", self.name, "--ignore-not-found")
-        self.kubectl.apply(
-            {
-                "apiVersion": "v1",
-                "kind": "ConfigMap",
-                "metadata": {"name": self.name},
-                "data": {"driver.py": DRIVER.read_text(), "plan.json": json.dumps(plan)},
-            },
-            self._pod(command),
-        )
-
-        def runs() -> bool:
-            status = self.kubectl.read("pod", self.name)["status"]
-            return status.get("phase") in ("Running", "Succeeded")
-
-        wait_for("a running driver", runs, seconds=90)
-
-    def _pod(self, command: str) -> dict[str, Any]:
-        container = {
-            "name": "driver",
-            "image": self.image,
-            "imagePullPolicy": "IfNotPresent",
-            "command": ["python", "/driver/driver.py", command, "/driver/plan.json"],
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            },
-            "volumeMounts": [
-                {"name": "driver", "mountPath": "/driver"},
-                {"name": "tmp", "mountPath": "/tmp"},
-            ],
-        }
-        spec: dict[str, Any] = {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "terminationGracePeriodSeconds": 1,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 65532,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [container],
-            "volumes": [
-                {"name": "driver", "configMap": {"name": self.name}},
-                {"name": "tmp", "emptyDir": {}},
-            ],
-        }
-        if self.node is not None:
-            spec["nodeName"] = self.node
-        labels = {"app.kubernetes.io/name": "steelyard-e2e-driver"}
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": self.name, "labels": labels},
-            "spec": spec,
-        }
+        pod = DriverPod(self.name, self.image, DRIVER, node=self.node)
+        pod.create(self.kubectl, command, plan)
