@@ -35,6 +35,8 @@ REALISED_AFTER = timedelta(minutes=5)
 # Nothing is known of a worker's speed, and while nothing arrives nothing need be.
 ANY = Capacity(1.0, 0.0, 1.0, 0.0, 0.0, 1, 1)
 REMEMBERED_PROCESSES = 1_024
+# How much of what is known of prefix caches stays in a second: half of it is a minute old.
+CACHE_MEMORY = 0.5 ** (1 / 60)
 
 Known = TypeVar("Known")
 
@@ -50,6 +52,8 @@ class Balance:
     fit: StepSums = field(default_factory=StepSums)
     meter: Meter = field(default_factory=Meter)
     planner: PlannerState = field(default_factory=PlannerState)
+    prefilled: tuple[float, float] = (0.0, 0.0)
+    """Prompt tokens of prefill workers, and those that were cached; old ones fade."""
     idle_seconds: float = 0.0
     """Since something came or was open."""
     wanted: WantedSplit | None = None
@@ -114,6 +118,7 @@ def tick(service: InferenceService, balance: Balance, facts: Facts, *, can_flip:
     balance = replace(
         balance,
         meter=balance.meter.plus(came, facts.paid),
+        prefilled=_fading(balance.prefilled, came),
         idle_seconds=balance.idle_seconds + facts.seconds if came.idle else 0.0,
     )
     if not is_planned(service):
@@ -129,7 +134,8 @@ def tick(service: InferenceService, balance: Balance, facts: Facts, *, can_flip:
 def _planned(
     service: InferenceService, balance: Balance, facts: Facts, came: Between, *, can_flip: bool
 ) -> Tick:
-    signals = came.signals(facts.workers)
+    tokens, cached = balance.prefilled
+    signals = came.signals(facts.workers, cached / tokens if tokens else 0.0)
     found = capacity(balance.fit)
     if found is None:
         quiet = not came.arrived and not any(past.requests for past in balance.planner.history)
@@ -159,6 +165,11 @@ def _planned(
         service, balance, facts, came, wanted=wanted, decision=decision, expected=expected,
         ledger=written,
     )  # fmt: skip
+
+
+def _fading(before: tuple[float, float], came: Between) -> tuple[float, float]:
+    kept = CACHE_MEMORY**came.seconds
+    return before[0] * kept + came.prefilled[0], before[1] * kept + came.prefilled[1]
 
 
 def _told(

@@ -45,6 +45,8 @@ class Call:
     first_token_seconds: float | None = None
     input_tokens: int = 0  # as the worker counted them, once it has said so
     output_tokens: int = 0  # of the whole answer, once it is there
+    prefilled_tokens: int = 0  # of its prompt, as a prefill worker counted them
+    cached_tokens: int = 0  # of those, what that worker had in its prefix cache
     client: ClientStream | None = None  # of a request that streams
 
     @property

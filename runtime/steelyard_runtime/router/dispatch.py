@@ -151,7 +151,7 @@ class Dispatcher:
             reason = "busy"
         except WorkerRefusedError as error:
             reason = f"status_{error.status}"
-        except (orjson.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             reason = "bad_answer"
         self._metrics.prefill_fallbacks.labels(reason).inc()
         return None
@@ -163,8 +163,13 @@ class Dispatcher:
             Wait(self._sweeper, worker, limit),
             self._upstream.post(worker, call.path, body, call.headers) as answer,
         ):
-            params = orjson.loads(await answer.read())["kv_transfer_params"]
+            document = orjson.loads(await answer.read())
+        params = document["kv_transfer_params"]
         if not isinstance(params, dict) or not params.get("do_remote_prefill"):
             raise TypeError
+        usage = document.get("usage") or {}
+        tokens = int(usage.get("prompt_tokens") or 0)
+        cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        call.prefilled_tokens, call.cached_tokens = tokens, min(cached, tokens)
         self._memory.remember(worker.id, call.hashes)
         return params

@@ -41,6 +41,8 @@ class Signals:
         self._finished = 0
         self._output_tokens = 0
         self._context_tokens = 0
+        self._prefilled_tokens = 0
+        self._cached_tokens = 0
         self._ttft = Latencies()
         self._tpot = Latencies()
 
@@ -56,6 +58,8 @@ class Signals:
             yield
         finally:
             self._open.discard(call)
+            self._prefilled_tokens += call.prefilled_tokens
+            self._cached_tokens += call.cached_tokens
             if call.output_tokens:
                 self._finished += 1
                 self._output_tokens += call.output_tokens
@@ -84,6 +88,8 @@ class Signals:
             "finished": self._finished,
             "outputTokens": self._output_tokens,
             "contextTokens": self._context_tokens,
+            "prefilledTokens": self._prefilled_tokens,
+            "cachedTokens": self._cached_tokens,
             "backlogTokens": sum(call.prompt.tokens for call in unread),
             "backlog": len(unread),
             "decoding": len(self._open) - len(unread),

@@ -64,6 +64,7 @@ class FakeWorker:
         self.tokens_per_event = tokens_per_event
         self.token_ids = token_ids  # False: an engine without `return_token_ids`
         self.event_gap_seconds = event_gap_seconds
+        self.cached_tokens: Any = 0  # of each prompt that it prefills
         self.worker_info = True  # False: an engine without `steelyard:worker_info`
         self.answers_probes = True  # False: a stopped process
         self.faults: deque[Fault] = deque()
@@ -194,7 +195,12 @@ class FakeWorker:
         document: dict[str, Any] = {
             "id": "prefill",
             "choices": [],
-            "usage": {"prompt_tokens": tokens, "completion_tokens": 1, "total_tokens": tokens + 1},
+            "usage": {
+                "prompt_tokens": tokens,
+                "completion_tokens": 1,
+                "total_tokens": tokens + 1,
+                "prompt_tokens_details": {"cached_tokens": self.cached_tokens},
+            },
         }
         if not fault.without_kv_params:
             document["kv_transfer_params"] = {

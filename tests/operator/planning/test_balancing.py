@@ -99,6 +99,25 @@ def test_a_swing_from_answers_to_prompts_flips() -> None:
     assert traffic.balance.decisions[1].realised is not None
 
 
+def test_a_warm_prefix_cache_needs_fewer_prefill_workers() -> None:
+    """The same prompts, nine tenths of them cached: what has to be computed counts."""
+    service = a_service(
+        prefill=RANGE, decode=RANGE, objectives={"ttftMilliseconds": 300, "tpotMilliseconds": 100}
+    )
+    wanted = []
+    for cached in (0.0, 0.9):
+        traffic = Traffic(service, Split(1, 1))
+        tokens = 0.0
+        for _ in range(60):
+            tokens += 40 * 2000
+            traffic.play(40, length=2000, prefilled=(tokens, cached * tokens))
+        wanted.append(traffic.split.prefill)
+        share = traffic.balance.prefilled[1] / traffic.balance.prefilled[0]
+        assert share == pytest.approx(cached)
+
+    assert wanted[1] < wanted[0]
+
+
 def test_the_ledger_alone_gives_the_same_decisions() -> None:
     """Every tick that decided is a line, and the lines say all that it was made from."""
     traffic = Traffic(a_service(prefill=RANGE, decode=RANGE), Split(1, 1))

@@ -12,7 +12,10 @@ from steelyard_runtime.testing.router_service import RunningService, chat, runni
 
 pytestmark = pytest.mark.anyio
 
-SUMS = ("arrived", "inputTokens", "inputTokensSquared", "finished", "outputTokens", "contextTokens")
+SUMS = (
+    *("arrived", "inputTokens", "inputTokensSquared", "finished", "outputTokens"),
+    *("contextTokens", "prefilledTokens", "cachedTokens"),
+)
 
 
 async def signals(running: RunningService) -> dict[str, Any]:
@@ -104,3 +107,28 @@ async def until(running: RunningService, condition: Any) -> dict[str, Any]:
             found = await signals(running)
             if condition(found):
                 return found
+
+
+async def test_what_prefill_had_cached_is_told(tmp_path: Path) -> None:
+    """As the prefill worker counted it; a prompt that decode read itself says nothing."""
+    prefill, decode = FakeWorker("prefill"), FakeWorker("decode")
+    prefill.cached_tokens = 16
+    async with running_service(tmp_path, prefill, decode) as running:
+        await running.stream(chat())
+        await running.stream(chat())  # Warm on the decode worker by now.
+        found = await signals(running)
+
+    assert found["cachedTokens"] == 16
+    assert found["inputTokens"] > found["prefilledTokens"] > 16
+
+
+async def test_usage_that_is_no_number_is_a_bad_answer(tmp_path: Path) -> None:
+    """The decode worker reads the prompt itself, and the request is answered."""
+    prefill, decode = FakeWorker("prefill"), FakeWorker("decode")
+    prefill.cached_tokens = "many"
+    async with running_service(tmp_path, prefill, decode) as running:
+        seen = await running.stream(chat())
+        found = await signals(running)
+
+    assert seen.ended
+    assert found["prefilledTokens"] == 0

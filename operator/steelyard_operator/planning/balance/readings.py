@@ -32,6 +32,8 @@ class RouterReading:
     ttft: tuple[int, ...] = ()
     """Streams by time to the first token: bucket i at most 2**(i / 2) ms."""
     tpot: tuple[int, ...] = ()
+    prefilled: tuple[float, float] = (0.0, 0.0)
+    """Prompt tokens that prefill workers answered for, and how many of those they had cached."""
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "RouterReading":
@@ -48,6 +50,11 @@ class RouterReading:
             decoding=int(document["decoding"]),
             ttft=tuple(int(each) for each in document.get("ttft") or ()),
             tpot=tuple(int(each) for each in document.get("tpot") or ()),
+            # A router of an older version does not say.
+            prefilled=(
+                float(document.get("prefilledTokens") or 0),
+                float(document.get("cachedTokens") or 0),
+            ),
         )
 
 
@@ -63,6 +70,8 @@ class Between:
     ttft: Mapping[int, int] = field(default_factory=dict)
     """By bucket, where there is any."""
     tpot: Mapping[int, int] = field(default_factory=dict)
+    prefilled: tuple[float, float] = (0.0, 0.0)
+    """Prompt tokens that prefill workers answered for, and how many of those they had cached."""
 
     @property
     def arrived(self) -> int:
@@ -84,18 +93,24 @@ class Between:
         """Whether nothing came and nothing is open."""
         return not (any(self.sums) or self.backlog or self.decoding)
 
-    def signals(self, workers: Split) -> Signals:
-        """Return what the planner takes."""
+    def signals(self, workers: Split, cached_share: float = 0.0) -> Signals:
+        """Return what the planner takes.
+
+        Args:
+            workers: that there are.
+            cached_share: of prompt tokens that are in a prefix cache and need no prefill.
+        """
         arrived, tokens, squared, finished, output, context = self.sums
+        computed = 1 - cached_share
         return Signals(
             seconds=self.seconds,
             requests=int(arrived),
-            input_tokens=int(tokens),
-            input_tokens_squared=squared,
+            input_tokens=int(tokens * computed),
+            input_tokens_squared=squared * computed**2,
             finished=int(finished),
             finished_output_tokens=int(output),
             context_tokens=int(context),
-            backlog_tokens=self.backlog_tokens,
+            backlog_tokens=int(self.backlog_tokens * computed),
             decoding=self.decoding,
             prefill=workers.prefill,
             decode=workers.decode,
@@ -114,6 +129,7 @@ def between(
     """
     parts = [(each, before.get(each.id)) for each in now]
     changes = [_minus(each.sums, old.sums if old else ()) for each, old in parts]
+    prefilled = [_minus(each.prefilled, old.prefilled if old else ()) for each, old in parts]
     return Between(
         seconds=seconds,
         sums=tuple(map(sum, zip(*changes, strict=True))) if changes else (0.0,) * len(SUMS),
@@ -122,6 +138,7 @@ def between(
         decoding=sum(each.decoding for each in now),
         ttft=_buckets([_minus(each.ttft, old.ttft if old else ()) for each, old in parts]),
         tpot=_buckets([_minus(each.tpot, old.tpot if old else ()) for each, old in parts]),
+        prefilled=(sum(each[0] for each in prefilled), sum(each[1] for each in prefilled)),
     )
 
 

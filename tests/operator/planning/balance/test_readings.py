@@ -48,6 +48,19 @@ def test_several_routers_add_up() -> None:
     assert (signals.prefill, signals.decode, signals.backlog_tokens) == (1, 2, 100)
 
 
+def test_what_is_cached_needs_no_prefill() -> None:
+    """Prompts count by what has to be computed of them, waiting ones too."""
+    before = {"a": reading("a", 0)}
+    more = {"prefilledTokens": 1000, "cachedTokens": 600}
+    came = between(before, [reading("a", 10, backlogTokens=500, **more)], 5.0)
+
+    assert came.prefilled == (1000, 600)
+    signals = came.signals(Split(1, 1), cached_share=0.6)
+    assert (signals.input_tokens, signals.backlog_tokens) == (400, 200)
+    assert signals.input_tokens_squared == pytest.approx(100_000 * 0.16)
+    assert (signals.requests, signals.context_tokens) == (10, 1100)
+
+
 @pytest.mark.parametrize(
     ("now", "idle"),
     [
