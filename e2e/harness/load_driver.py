@@ -64,7 +64,7 @@ async def ask(
     return {
         "ttft_seconds": round(first - begin, 4),
         "tpot_seconds": round((last - first) / steps, 5),
-        "seconds": round(end - begin, 3),
+        "seconds": round(end - begin, 4),
         "error": error,
     }
 
