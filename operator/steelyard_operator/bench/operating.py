@@ -1,10 +1,14 @@
-"""The operator as a program, and what it says of itself."""
+"""The operator as a program, and what it says of itself.
+
+One that ends by itself (an API server that was too busy cost it its Lease, say) is started again,
+as a kubelet does, and counted.
+"""
 
 import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +22,8 @@ from steelyard_operator.bench.programs import cpu_seconds, free_ports, memory_mb
 from steelyard_operator.errors import OperatorError
 from steelyard_operator.testing.cluster import ROOT
 
+MOST_RESTARTS = 20
+
 
 @dataclass(slots=True)
 class Operator:
@@ -26,7 +32,23 @@ class Operator:
     process: subprocess.Popen[bytes]
     metrics_port: int
     session: aiohttp.ClientSession
+    start: Callable[[int], subprocess.Popen[bytes]]
+    """Starts it once more; the number goes into the names of its files."""
     began: float = field(default_factory=time.monotonic)
+    restarts: int = 0
+
+    def look_after(self) -> None:
+        """Start it again if it has ended.
+
+        Raises:
+            OperatorError: it ends again and again.
+        """
+        if self.process.poll() is None:
+            return
+        self.restarts += 1
+        if self.restarts > MOST_RESTARTS:
+            raise OperatorError("the operator ends again and again; its logs say why")
+        self.process = self.start(self.restarts)
 
     async def metrics(self) -> Mapping[str, float]:
         """Return its figures, summed over their labels; results and codes by `NAME{VALUE}`."""
@@ -35,9 +57,7 @@ class Operator:
         try:
             async with self.session.get(url) as answer:
                 text = await answer.text()
-        except aiohttp.ClientError as error:
-            if self.process.poll() is not None:
-                raise OperatorError("the operator has ended; its log says why") from error
+        except aiohttp.ClientError:
             return found
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
@@ -49,6 +69,7 @@ class Operator:
 
     async def is_steady(self, options: Options) -> bool:
         """Whether it has done a pass over each service, read each router, and has no more to do."""
+        self.look_after()
         found = await self.metrics()
         return (
             found["steelyard_operator_services"] >= options.services
@@ -88,6 +109,10 @@ async def operating(folder: Path, kubeconfig: Path, name: str) -> AsyncIterator[
     }
     command = [sys.executable, "-m", "steelyard_operator.cli", "operator"]
     with ExitStack() as stack:
-        process = stack.enter_context(running(command, folder / f"{name}.log", environment))
+
+        def start(number: int) -> subprocess.Popen[bytes]:
+            log = folder / (f"{name}-{number}.log" if number else f"{name}.log")
+            return stack.enter_context(running(command, log, environment))
+
         async with aiohttp.ClientSession() as session:
-            yield Operator(process, port, session)
+            yield Operator(start(0), port, session, start)

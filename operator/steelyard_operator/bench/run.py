@@ -66,12 +66,14 @@ class Run:
         _say(f"{self.options.services} services of {self.options.workers} workers are started")
 
         async def full() -> bool:
+            operator.look_after()
             return self.sightings.ready >= self.options.workers and await operator.is_steady(
                 self.options
             )
 
         self.figures["fill_seconds"] = await _until(full, FILL_SECONDS, "all workers are ready")
         self._note_memory(operator)
+        self.figures["fill_restarts"] = operator.restarts
         self.figures["fill_cpu_seconds"] = operator.cpu_seconds()
         self.figures["fill_requests"] = counted(self._audit.since_last()).total()
 
