@@ -156,7 +156,7 @@ async def test_models_come_from_the_configuration(tmp_path: Path) -> None:
 
 async def test_paths_without_a_model_are_forwarded(tmp_path: Path) -> None:
     """`/version` and `/tokenize` are answered by a worker, or 503 where there is none."""
-    async with running_service(tmp_path, FakeWorker()) as running:
+    async with running_service(tmp_path, FakeWorker(), queue_timeout_seconds=0.5) as running:
         _, version = await running.get("/version")
         _, tokens, _ = await running.post({"prompt": "x"}, "/tokenize")
         running.set_members()
