@@ -5,8 +5,10 @@ given back, then the rest ends, which may take its time.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -52,7 +54,15 @@ def operator(environment: Mapping[str, str] = os.environ) -> int:
     )
     # kopf tells of every event that it saw; what happened is told by the passes.
     logging.getLogger("kopf").setLevel(logging.WARNING)
+    _raise_file_limit()
     return asyncio.run(_operate(settings, environment))
+
+
+def _raise_file_limit() -> None:
+    """Let the process have as many connections as it may: it keeps one to each pod that it asks."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # some systems name a limit and refuse it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @dataclass(frozen=True, slots=True)

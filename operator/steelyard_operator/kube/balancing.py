@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 IDLE_AFTER_SECONDS, IDLE_TICK_SECONDS = 300.0, 60.0
 # Workers are asked for their step times so often, and so many of a role.
 FIT_SECONDS, FIT_WORKERS = 15.0, 4
+# So many services are read at a time; with all at once nothing else gets a turn for a second.
+AT_A_TIME = 32
 # A busy service's latencies and costs are told in its status so often.
 TELL_SECONDS = 30.0
 
@@ -122,7 +124,13 @@ class Balancing:
         keys = set(self._services.keys())
         for key in self._known.keys() - keys:
             unmeasure_service(key[0], self._known.pop(key).spec.metadata.name)
-        await asyncio.gather(*(self._guarded(key) for key in keys if self._due(key)))
+        due = iter([key for key in keys if self._due(key)])
+
+        async def take_turns() -> None:
+            for key in due:
+                await self._guarded(key)
+
+        await asyncio.gather(*(take_turns() for _ in range(AT_A_TIME)))
 
     def wanted(self, key: Key) -> WantedSplit | None:
         """Return the split that was chosen for a service in its last tick."""

@@ -1,5 +1,6 @@
 """Which services are read, how often, and what a tick sets going."""
 
+import asyncio
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from steelyard_operator.api.names import SERVICE_LABEL
 from steelyard_operator.kube.balancing import (
+    AT_A_TIME,
     IDLE_AFTER_SECONDS,
     IDLE_TICK_SECONDS,
     TELL_SECONDS,
@@ -96,7 +98,9 @@ class Rig:
             clock=lambda: self.time,
         )
 
-    def put(self, status: dict[str, Any] | None, spec: dict[str, Any], version: int = 1) -> None:
+    def put(
+        self, status: dict[str, Any] | None, spec: dict[str, Any], version: int = 1, uid: str = "u"
+    ) -> None:
         """Let the resource be so."""
         aimed = {"prefill": {"targetReplicas": 1}, "decode": {"targetReplicas": 1}}
         self.services.put(
@@ -106,7 +110,7 @@ class Rig:
                 "metadata": {
                     "name": "demo",
                     "namespace": "ns",
-                    "uid": "u",
+                    "uid": uid,
                     "generation": version,
                     "resourceVersion": str(version),
                 },
@@ -151,6 +155,33 @@ async def test_demand_becomes_a_wanted_split_and_wakes_the_service() -> None:
     told = rig.balancing.measured(KEY)
     assert told is not None
     assert told.decisions[0].target.prefill == wanted.prefill
+
+
+class Crowd(Rig):
+    """A thousand services, and how many of them are read at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reading = self.most = 0
+        for number in range(1000):
+            self.put(None, {}, uid=f"u{number}")
+
+    async def readings(self, pods: Iterable[Pod]) -> list[RouterReading]:
+        """Answer a moment later."""
+        self.reading += 1
+        self.most = max(self.most, self.reading)
+        await asyncio.sleep(0)
+        self.reading -= 1
+        return await super().readings(pods)
+
+
+async def test_a_thousand_services_are_not_read_all_at_once() -> None:
+    """All are read in one tick, and between two of them others get their turn."""
+    rig = Crowd()
+    await rig.run(1)
+
+    assert len(rig.read_at) == 1001
+    assert rig.most <= AT_A_TIME
 
 
 async def test_a_service_without_a_target_is_left_alone() -> None:
