@@ -58,7 +58,7 @@ class Operator:
             async with self.session.get(url) as answer:
                 text = await answer.text()
         except aiohttp.ClientError:
-            return found
+            return found  # it does not listen yet
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 found[sample.name] += sample.value

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def prepare(plane: ControlPlane, options: Options) -> Path:
     return plane.kubeconfig("operator", plane.kubectl(*arguments, "--duration=24h").strip())
 
 
-async def make_services(client: Client, options: Options) -> None:
-    """Make all services, as many users would."""
+async def make_services(client: Client, options: Options, numbers: Iterable[int]) -> None:
+    """Make services, as many users would."""
     places = asyncio.Semaphore(AT_A_TIME)
 
     async def make(number: int) -> None:
@@ -52,7 +53,7 @@ async def make_services(client: Client, options: Options) -> None:
             await client.create(INFERENCE_SERVICE, service(options, number))
 
     async with asyncio.TaskGroup() as group:
-        for number in range(options.services):
+        for number in numbers:
             group.create_task(make(number))
 
 
