@@ -55,6 +55,7 @@ class Run:
             await self._change(operator)
             await self._leave_alone(operator)
             self._note_memory(operator)
+            self.figures["ended_by_itself"] = operator.restarts
             ended_at = time.monotonic()
         async with operating(folder, kubeconfig, "operator-restarted") as operator:
             await self._restart("restart", operator, ended_at)
@@ -86,7 +87,6 @@ class Run:
         await _until(steady, STEADY_SECONDS, "all routers are read")
         self.figures["fill_seconds"] = time.monotonic() - began
         self._note_memory(operator)
-        self.figures["fill_restarts"] = operator.restarts
         self.figures["fill_cpu_seconds"] = operator.cpu_seconds()
         self.figures["fill_requests"] = counted(self._audit.since_last()).total()
 
@@ -99,6 +99,7 @@ class Run:
         cpu = (operator.cpu_seconds() - before) / (time.monotonic() - began)
 
         async def all_seen() -> bool:
+            operator.look_after()
             return self.sightings.awaited == 0
 
         with contextlib.suppress(OperatorError):
@@ -161,6 +162,7 @@ class Run:
         self._note_memory(operator)
 
     def _note_memory(self, operator: Operator) -> None:
+        operator.look_after()
         now, highest = operator.memory_mb()
         self.figures["memory_mb"] = max(highest, self.figures.get("memory_mb", 0.0))
         self.figures.setdefault("memory_mb_over_time", []).append(round(now))
