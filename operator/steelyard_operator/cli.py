@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from steelyard_operator import __version__
+from steelyard_operator.arguments import port, positive
 from steelyard_operator.dashboard.command import add_parser as add_dashboard
 from steelyard_operator.dashboard.command import run as dashboard
 from steelyard_operator.errors import OperatorError, UserError
@@ -63,16 +64,16 @@ def parser() -> argparse.ArgumentParser:
     )
     up.add_argument(
         "--port",
-        type=_port,
+        type=port,
         metavar="N",
         help="port of the endpoint; 0 is any free one (default: 8080, with --prompt any free one)",
     )
     up.add_argument(
-        "--max-tokens", type=_positive, default=256, metavar="N", help="longest answer to --prompt"
+        "--max-tokens", type=positive, default=256, metavar="N", help="longest answer to --prompt"
     )
     up.add_argument(
         "--page-port",
-        type=_port,
+        type=port,
         default=0,
         metavar="N",
         help="port of the live page; 0, the default, is any free one",
@@ -148,18 +149,6 @@ def _text(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return text
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, got '{text}'")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a number from 1, got '{text}'")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,12 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import ssl
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import pytest
 import yaml
 
 from steelyard_operator.testing.cluster import CORE, Cluster
+from steelyard_operator.testing.programs import free_ports, running
 
 ROOT = Path(__file__).parents[2]
 CRD = ROOT / "crds/steelyard.dev_inferenceservices.yaml"
@@ -117,29 +116,6 @@ class ApiServer:
     def _open(self, request: urllib.request.Request) -> Any:
         context = ssl.create_default_context(cafile=str(self.certificate))
         return urllib.request.urlopen(request, timeout=30, context=context)
-
-
-@contextmanager
-def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program for the time of the block, and end it by its own id."""
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as child:
-        try:
-            yield child
-        finally:
-            child.terminate()
-            try:
-                child.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                child.kill()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listened on a moment ago."""
-    with ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in found:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in found]
 
 
 @pytest.fixture(scope="session")

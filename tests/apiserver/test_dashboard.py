@@ -60,8 +60,12 @@ def test_a_service_is_shown_with_its_workers(
 
                 cluster.edit({"spec": {"decode": {"replicas": 2}}})
                 eventually(lambda: found.steady(1, 2), "three workers")
-                said = [event["text"] for event in facts(url)["events"]]
-                assert any(text.endswith("is there (decode)") for text in said), said
+
+                def told() -> bool:
+                    said = [event["text"] for event in facts(url)["events"]]
+                    return any(text.endswith("is there (decode)") for text in said)
+
+                eventually(told, "an event of the new worker")  # facts may be half a second old
             finally:
                 process.terminate()
 

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import yaml
 
-from steelyard_operator.bench.programs import free_ports, running
 from steelyard_operator.errors import OperatorError
 from steelyard_operator.kube import credentials
 from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.kinds import POD
+from steelyard_operator.testing.programs import free_ports, running
 
 # Loopback addresses for 65,000 pods.
 POD_ADDRESSES = "127.64.0.1/16"

@@ -18,9 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from steelyard_operator.bench.control_plane import OPERATOR_NAMESPACE
 from steelyard_operator.bench.options import Options
-from steelyard_operator.bench.programs import cpu_seconds, free_ports, memory_mb, running
 from steelyard_operator.errors import OperatorError
 from steelyard_operator.testing.cluster import ROOT
+from steelyard_operator.testing.programs import cpu_seconds, free_ports, memory_mb, running
 
 MOST_RESTARTS = 20
 READ = tuple(

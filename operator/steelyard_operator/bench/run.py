@@ -17,13 +17,13 @@ from steelyard_operator.bench.changes import Changes, Sightings
 from steelyard_operator.bench.control_plane import ControlPlane, control_plane
 from steelyard_operator.bench.operating import Operator, operating
 from steelyard_operator.bench.options import Options
-from steelyard_operator.bench.programs import running
 from steelyard_operator.bench.setting import make_services, prepare
 from steelyard_operator.errors import OperatorError
 from steelyard_operator.kube.caches import WORKERS
 from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.informer import Informer
 from steelyard_operator.kube.kinds import POD
+from steelyard_operator.testing.programs import running
 
 FILL_SECONDS, LAST_POD_SECONDS, STEADY_SECONDS = 300.0, 30.0, 300.0
 # So many services are made at a time.

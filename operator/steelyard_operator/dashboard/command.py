@@ -5,6 +5,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 
+from steelyard_operator.arguments import add_service, port
 from steelyard_operator.errors import UserError
 
 DEFAULT_PORT = 8081
@@ -20,12 +21,10 @@ def add_parser(add: Callable[..., argparse.ArgumentParser]) -> None:
         "and rights to get the resource, to list its pods and to forward ports of its routers.",
         allow_abbrev=False,
     )
-    parser.add_argument("name", metavar="NAME", help="of the InferenceService")
-    parser.add_argument("-n", "--namespace", metavar="NS", default="default")
-    parser.add_argument("--context", metavar="NAME", help="of the kubeconfig; its current one")
+    add_service(parser)
     parser.add_argument(
         "--port",
-        type=_port,
+        type=port,
         default=DEFAULT_PORT,
         metavar="N",
         help=f"where the page is; 0 is any free one (default: {DEFAULT_PORT})",
@@ -57,9 +56,3 @@ def run(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 0
     return 0
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"must be a number from 0 to 65535, got '{text}'")
-    return int(text)

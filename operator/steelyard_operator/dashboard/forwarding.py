@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steelyard_operator.errors import UserError
+from steelyard_operator.render import ports
 
-ROUTER_PORT = 8080
 START_SECONDS = 15.0
 _FORWARDING = re.compile(rb"Forwarding from 127\.0\.0\.1:(\d+) ")
 
@@ -74,7 +74,7 @@ class Forwards:
         assert self._program is not None
         process = await asyncio.create_subprocess_exec(
             *(self._program, *self._options, "port-forward", "--address", "127.0.0.1"),
-            *(f"pod/{pod}", f":{ROUTER_PORT}"),
+            *(f"pod/{pod}", f":{ports.ROUTER}"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

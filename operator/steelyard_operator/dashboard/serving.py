@@ -15,9 +15,8 @@ from steelyard_operator.api.status import InferenceServiceStatus
 from steelyard_operator.dashboard.forwarding import Forwards
 from steelyard_operator.errors import UserError
 from steelyard_operator.kube.client import Client
-from steelyard_operator.kube.connecting import connected
-from steelyard_operator.kube.errors import NotFound
-from steelyard_operator.kube.kinds import INFERENCE_SERVICE, POD
+from steelyard_operator.kube.connecting import connected, named_service
+from steelyard_operator.kube.kinds import POD
 from steelyard_operator.page.chronicle import Chronicle, Look, WorkerFact
 from steelyard_operator.page.routers import read_routers
 from steelyard_operator.page.server import HOST, Page, serve
@@ -59,7 +58,7 @@ async def serve_dashboard(
 
 
 class ClusterView:
-    """Reads a service; browsers that ask at the same time get the same facts."""
+    """Reads a service for the page."""
 
     def __init__(
         self,
@@ -75,7 +74,6 @@ class ClusterView:
         self._namespace = namespace
         self._name = name
         self._chronicle = Chronicle()
-        self._lock = asyncio.Lock()
 
     async def facts(self) -> dict[str, Any]:
         """Return what the page shows.
@@ -84,37 +82,31 @@ class ClusterView:
             UserError: there is no such service, or not any more.
             ApiError: the API server does not answer, or refuses.
         """
-        async with self._lock:
-            try:
-                resource = await self._client.get(INFERENCE_SERVICE, self._namespace, self._name)
-            except NotFound:
-                raise UserError(
-                    f"there is no InferenceService '{self._name}' in namespace '{self._namespace}'"
-                ) from None
-            uid = resource["metadata"]["uid"]
-            mine = f"{SERVICE_LABEL}={self._name},{COMPONENT_LABEL}="
-            workers = await self._client.list_controlled(POD, self._namespace, mine + WORKER, uid)
-            # Those of the routers are controlled by their ReplicaSet.
-            routers = [
-                pod_record(raw)
-                async for page, _ in self._client.list_pages(
-                    POD, self._namespace, selector=mine + ROUTER
-                )
-                for raw in page
-            ]
-            serving = [pod.name for pod in routers if pod.ready and not pod.deleting]
-            await self._forwards.follow(serving)
-            readings, in_flight = await read_routers(self._session, self._forwards.urls)
-            status = read_status(resource)
-            look = Look(
-                seconds=time.monotonic(),
-                time=_clock(datetime.now().astimezone()),
-                workers=[worker_fact(pod_record(raw)) for raw in workers],
-                routers=readings,
-                in_flight=in_flight,
-                notes=decisions(status),
+        resource = await named_service(self._client, self._namespace, self._name)
+        uid = resource["metadata"]["uid"]
+        mine = f"{SERVICE_LABEL}={self._name},{COMPONENT_LABEL}="
+        workers = await self._client.list_controlled(POD, self._namespace, mine + WORKER, uid)
+        # Those of the routers are controlled by their ReplicaSet.
+        routers = [
+            pod_record(raw)
+            async for page, _ in self._client.list_pages(
+                POD, self._namespace, selector=mine + ROUTER
             )
-            return as_measured(self._chronicle.take(read(resource), look), status)
+            for raw in page
+        ]
+        serving = [pod.name for pod in routers if pod.ready and not pod.deleting]
+        await self._forwards.follow(serving)
+        readings, in_flight = await read_routers(self._session, self._forwards.urls)
+        status = read_status(resource)
+        look = Look(
+            seconds=time.monotonic(),
+            time=_clock(datetime.now().astimezone()),
+            workers=[worker_fact(pod_record(raw)) for raw in workers],
+            routers=readings,
+            in_flight=in_flight,
+            notes=decisions(status),
+        )
+        return as_measured(self._chronicle.take(read(resource), look), status)
 
 
 def worker_fact(pod: Pod) -> WorkerFact:

@@ -18,6 +18,7 @@ from steelyard_operator.kube.credentials import Credentials
 from steelyard_operator.kube.errors import NotLeading, Throttled, Unreachable, error_of, words
 from steelyard_operator.kube.kinds import LEASE, Kind
 from steelyard_operator.kube.metrics import API_REQUESTS
+from steelyard_operator.planning.observing import controller_of
 
 PAGE_SIZE = 500
 REQUEST_SECONDS = 30.0
@@ -99,7 +100,7 @@ class Client:
         """Return the objects of a label selector that the owner with this uid controls."""
         found = []
         async for page, _ in self.list_pages(kind, namespace, selector=selector):
-            found += [one for one in page if _controller(one) == uid]
+            found += [one for one in page if (controller_of(one) or {}).get("uid") == uid]
         return found
 
     async def create(self, kind: Kind, body: Raw) -> Raw:
@@ -291,8 +292,3 @@ class Client:
         if not isinstance(found, dict):
             raise Unreachable(f"{what}: the answer is no JSON object")
         return found
-
-
-def _controller(one: Raw) -> str | None:
-    owners = one["metadata"].get("ownerReferences") or []
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)

@@ -7,6 +7,7 @@ import yaml
 from steelyard_operator.monitoring.dashboard import config_map
 from steelyard_operator.monitoring.rules import prometheus_rule
 from steelyard_operator.monitoring.scraping import pod_monitors
+from steelyard_operator.plain_yaml import PlainDumper
 
 HEADER = "# Made by `make monitoring`, never edited.\n"
 
@@ -24,22 +25,6 @@ def files() -> dict[str, str]:
         "resources": list(documents),
     }
     return {
-        name: HEADER + yaml.dump_all(found, Dumper=_Blocks, sort_keys=False, width=120)
+        name: HEADER + yaml.dump_all(found, Dumper=PlainDumper, sort_keys=False, width=120)
         for name, found in {**documents, "kustomization.yaml": (kustomization,)}.items()
     }
-
-
-class _Blocks(yaml.SafeDumper):
-    """Writes texts of several lines as blocks, which people and diffs can read."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Whether a part that occurs twice is written twice: always."""
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Blocks.add_representer(str, _text)

@@ -50,7 +50,7 @@ class Chronicle:
         self._workers: dict[str, WorkerFact] | None = None
         self._events: deque[dict[str, str]] = deque(maxlen=EVENTS_KEPT)
         self._noted: set[tuple[str, str]] = set()
-        self._seconds = 0.0
+        self._heard_at = 0.0  # on the looks' clock, when a router answered last
 
     def take(self, service: InferenceService, look: Look) -> dict[str, Any]:
         """Return what the page shows (docs/dashboard.md).
@@ -107,10 +107,10 @@ class Chronicle:
         }
 
     def _measure(self, look: Look) -> None:
-        seconds = look.seconds - self._seconds
-        self._seconds = look.seconds
-        if self._readings and look.routers:
-            came = between(self._readings, look.routers, seconds)
+        if not look.routers:
+            return  # What comes meanwhile is in the next answer, and so is its time.
+        if self._readings:
+            came = between(self._readings, look.routers, look.seconds - self._heard_at)
             roles = [worker.role for worker in look.workers]
             prefill = roles.count("prefill")
             self._meter = self._meter.plus(came, Split(prefill, len(roles) - prefill))
@@ -119,16 +119,17 @@ class Chronicle:
                 sum(each.seconds for each in self._recent) - self._recent[0].seconds > RATE_SECONDS
             ):
                 self._recent.popleft()
-        if look.routers:
-            self._readings = {each.id: each for each in look.routers}
+        self._heard_at = look.seconds
+        # A router that is silent for a moment is no new one when it answers again.
+        self._readings |= {each.id: each for each in look.routers}
 
     def _tell(self, look: Look) -> None:
         """Note what has changed since the last look, the newest first."""
         now = {worker.name: worker for worker in look.workers}
         for time, text in look.notes:
             if (time, text) not in self._noted:
-                self._noted.add((time, text))
                 self._events.appendleft({"time": time, "text": text})
+        self._noted = set(look.notes)
         if self._workers is not None:
             for text in _changes(self._workers, now):
                 self._events.appendleft({"time": look.time, "text": text})

@@ -4,6 +4,9 @@ It listens on the loopback interface and answers only to its own name there: a p
 that a browser has open can neither read it (DNS rebinding) nor ask something through it.
 """
 
+import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any
@@ -32,13 +35,15 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 PASSED_ON = ("Authorization", "Content-Type")
+# Browsers that ask at the same time are told the same: a look costs requests to others.
+FRESH_SECONDS = 0.5
 NO_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
 
 Facts = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class Page:
-    """One page; `facts` is asked whenever a browser asks, `endpoint` is the service's URL."""
+    """One page; `facts` is asked when a browser asks, `endpoint` is the service's URL."""
 
     def __init__(
         self, session: aiohttp.ClientSession, facts: Facts, endpoint: Callable[[], str]
@@ -46,6 +51,9 @@ class Page:
         self._session = session
         self._facts = facts
         self._endpoint = endpoint
+        self._looking = asyncio.Lock()
+        self._told: dict[str, Any] = {}
+        self._told_at = -math.inf
         folder = files(__package__) / "static"
         self._files = {
             path: ((folder / name).read_text(encoding="utf-8"), kind)
@@ -61,12 +69,19 @@ class Page:
             return web.Response(text=text, content_type=kind, headers=HEADERS)
         if request.path == "/facts" and request.method == "GET":
             try:
-                return web.json_response(await self._facts(), headers=HEADERS)
+                return web.json_response(await self._fresh(), headers=HEADERS)
             except OperatorError as error:
                 return _plain(503, str(error))
         if request.path == COMPLETIONS and request.method == "POST":
             return await self._complete(request)
         return _plain(404, f"there is nothing at {request.path[:128]}")
+
+    async def _fresh(self) -> dict[str, Any]:
+        async with self._looking:
+            if time.monotonic() - self._told_at >= FRESH_SECONDS:
+                self._told = await self._facts()
+                self._told_at = time.monotonic()
+            return self._told
 
     async def _complete(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.content_type != "application/json":

@@ -9,6 +9,7 @@ from steelyard_operator.api.load import load
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.backends.registry import unsupported as engine_unsupported
 from steelyard_operator.errors import UserError
+from steelyard_operator.plain_yaml import PlainDumper
 from steelyard_operator.planning.trouble import unsupported
 from steelyard_operator.render.everything import everything
 from steelyard_operator.settings import Settings
@@ -47,12 +48,4 @@ def read_service(file: Path, namespace: str | None) -> InferenceService:
 
 def as_yaml(objects: tuple[dict[str, Any], ...]) -> str:
     """Return objects as YAML documents."""
-    return yaml.dump_all(objects, Dumper=_Plain, sort_keys=False, width=100)
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes what occurs twice in full: people read it, and kubectl need not know anchors."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Whether a part that occurs twice is written twice: always."""
-        return True
+    return yaml.dump_all(objects, Dumper=PlainDumper, sort_keys=False, width=100)

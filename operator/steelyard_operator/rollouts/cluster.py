@@ -15,7 +15,8 @@ from steelyard_operator.api.names import (
 )
 from steelyard_operator.errors import UserError
 from steelyard_operator.kube.client import Client
-from steelyard_operator.kube.errors import Changed, NotFound
+from steelyard_operator.kube.connecting import named_service
+from steelyard_operator.kube.errors import Changed
 from steelyard_operator.kube.kinds import CONTROLLER_REVISION, INFERENCE_SERVICE, POD
 from steelyard_operator.planning.observing import moment
 from steelyard_operator.render.revision import revision_hash
@@ -41,22 +42,21 @@ async def find_service(client: Client, namespace: str, name: str) -> Found:
         UserError: there is none of this name.
         ApiError: the API server does not answer, or does not let us read.
     """
-    try:
-        resource = await client.get(INFERENCE_SERVICE, namespace, name)
-    except NotFound:
-        raise UserError(
-            f"there is no InferenceService '{name}' in namespace '{namespace}'"
-        ) from None
+    resource = await named_service(client, namespace, name)
     uid, mine = resource["metadata"]["uid"], f"{SERVICE_LABEL}={name}"
     stored = await client.list_controlled(CONTROLLER_REVISION, namespace, mine, uid)
     workers = f"{mine},{COMPONENT_LABEL}={WORKER}"
     pods = await client.list_controlled(POD, namespace, workers, uid)
     made = Counter(str(one["metadata"]["labels"].get(REVISION_LABEL, "")) for one in pods)
     service = read(resource)
+    current = {role: revision_hash(service, role) for role in ROLES}
     return Found(
         resource,
-        {role: revision_hash(service, role) for role in ROLES},
-        tuple(kept(one, made, moment(one["metadata"].get("creationTimestamp"))) for one in stored),
+        current,
+        tuple(
+            kept(one, made, moment(one["metadata"].get("creationTimestamp")), current)
+            for one in stored
+        ),
     )
 
 

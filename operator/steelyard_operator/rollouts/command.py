@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from steelyard_operator.arguments import add_service, positive
 from steelyard_operator.errors import UserError
 
 HEADER = ("REVISION", "HASH", "ROLES", "CURRENT", "PODS", "AGE")
@@ -31,19 +32,17 @@ def add_parsers(add: Callable[..., argparse.ArgumentParser]) -> None:
         parser = actions.add_parser(
             action, help=text, description=f"{text.capitalize()}.", allow_abbrev=False
         )
-        parser.add_argument("name", metavar="NAME", help="of the InferenceService")
-        parser.add_argument("-n", "--namespace", metavar="NS", default="default")
-        parser.add_argument("--context", metavar="NAME", help="of the kubeconfig; its current one")
+        add_service(parser)
         if action == "history":
             parser.add_argument("--json", action="store_true", help="print a list of objects")
         elif action == "diff":
             parser.add_argument(
-                "--from", dest="old", type=_number, metavar="N", help="the one before the newest"
+                "--from", dest="old", type=positive, metavar="N", help="the one before the newest"
             )
-            parser.add_argument("--to", dest="new", type=_number, metavar="N", help="the newest")
+            parser.add_argument("--to", dest="new", type=positive, metavar="N", help="the newest")
         else:
             parser.add_argument(
-                "--to-revision", dest="old", type=_number, metavar="N", help="the one before it"
+                "--to-revision", dest="old", type=positive, metavar="N", help="the one before it"
             )
 
 
@@ -130,9 +129,3 @@ def _age(seconds: int | None) -> str:
         if seconds >= size:
             return f"{seconds // size}{unit}"
     return f"{max(0, seconds)}s"
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be a number from 1, got '{text}'")
-    return int(text)

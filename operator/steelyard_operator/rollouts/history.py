@@ -56,20 +56,25 @@ class Kept:
         return found
 
 
-def kept(raw: Mapping[str, Any], pods: Mapping[str, int], created: datetime | None) -> Kept:
+def kept(
+    raw: Mapping[str, Any],
+    pods: Mapping[str, int],
+    created: datetime | None,
+    current: Mapping[Role, str],
+) -> Kept:
     """Return the record of a ControllerRevision.
 
     Args:
         raw: as the API server has it.
         pods: how many there are, by the revision's hash.
         created: its creation.
+        current: the hash that the resource asks for now, by role.
     """
     hash = str(raw["metadata"].get("labels", {}).get(REVISION_LABEL, ""))
     data = raw.get("data") or {}
-    # Those of the first releases do not say their roles: they may be anybody's.
-    roles = tuple(
-        role for role in ROLES if role.value in data.get("roles", [r.value for r in ROLES])
-    )
+    # It says whose it was when it was stored, those of the first releases nothing.
+    named = data.get("roles", [role.value for role in ROLES])
+    roles = tuple(role for role in ROLES if role.value in named or current.get(role) == hash)
     return Kept(
         int(raw.get("revision") or 0),
         hash,

@@ -114,13 +114,13 @@ def figures(times: Mapping[Request, Times]) -> dict[str, float]:
     }
 
 
-def compare(runs: Sequence[Record]) -> list[dict[str, Any]]:
-    """Return one row a run and figure; the first run is the fitted one.
+def compare(profile: Profile, runs: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return one row a run and figure.
 
-    Raises:
-        UserError: the first run has too few steps.
+    Args:
+        profile: fitted on the first run.
+        runs: that one, and others.
     """
-    profile = fitted(runs[0])
     rows = []
     for number, run in enumerate(runs):
         seen = measured(run)
@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile = fitted(runs[0])
     document = {**asdict(profile.capacity), "transfer_seconds": profile.transfer_seconds}
     sys.stdout.write(json.dumps(document) + "\n")
-    for row in compare(runs):
+    for row in compare(profile, runs):
         cells = (f"{value}".rjust(10) for value in row.values() if not isinstance(value, str))
         sys.stdout.write(f"{row['figure']:>26}{''.join(cells)}\n")
     return 0

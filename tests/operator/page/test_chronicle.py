@@ -1,5 +1,6 @@
 """What the page is told: figures from readings, and events from what changed between two looks."""
 
+from dataclasses import replace
 from typing import Any
 
 from steelyard_operator.page.chronicle import EVENTS_KEPT, Chronicle, Look, WorkerFact
@@ -92,10 +93,22 @@ def test_old_events_and_old_rates_are_forgotten() -> None:
 
 
 def test_a_silent_router_changes_no_figure() -> None:
-    """Its sums are taken up where they were when it answers again."""
+    """What came while it was silent counts over all of that time."""
     chronicle = Chronicle()
     chronicle.take(SERVICE, look(0, PREFILL, DECODE, requests=0))
     chronicle.take(SERVICE, Look(5, "at 5", [PREFILL, DECODE]))
     facts = chronicle.take(SERVICE, look(10, PREFILL, DECODE, requests=20))
 
-    assert facts["load"]["requestsPerSecond"] > 0
+    assert facts["load"]["requestsPerSecond"] == 2.0
+
+
+def test_one_silent_router_of_two_is_no_new_one() -> None:
+    """Its whole past does not come again when it answers again."""
+    chronicle = Chronicle()
+    old, steady = replace(reading(1000), id="old"), reading(0)
+    workers = [PREFILL, DECODE]
+    chronicle.take(SERVICE, Look(0, "", workers, [old, steady]))
+    chronicle.take(SERVICE, Look(5, "", workers, [steady]))
+    facts = chronicle.take(SERVICE, Look(10, "", workers, [old, steady]))
+
+    assert facts["load"]["requestsPerSecond"] == 0.0

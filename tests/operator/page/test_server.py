@@ -111,4 +111,11 @@ async def test_a_port_that_is_taken_is_an_error(played: Any) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(OSError, match="address already in use"):
             await serve(Page(session, facts, lambda: ""), port)
-    await asyncio.sleep(0)
+
+
+async def test_browsers_that_ask_together_cost_one_look(played: Any) -> None:
+    """And are told the same."""
+    answers = await asyncio.gather(*(get(f"{played.url}facts") for _ in range(5)))
+
+    assert played.seconds == 1.0
+    assert len({text for _, _, text in answers}) == 1

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from steelyard_operator.api.load import load
+from steelyard_operator.plain_yaml import PlainDumper
 from steelyard_operator.render.everything import everything
 from steelyard_operator.settings import Settings
 
@@ -81,7 +82,7 @@ def test_objects_are_as_recorded(case: str) -> None:
     file = GOLDEN / f"{case}.yaml"
     told = told_once(case)
     rendered = yaml.dump_all(
-        told, Dumper=Plain, sort_keys=False, width=100, default_flow_style=None
+        told, Dumper=PlainDumper, sort_keys=False, width=100, default_flow_style=None
     )
     if os.environ.get("STEELYARD_UPDATE_GOLDEN"):
         file.write_text(rendered)
@@ -101,19 +102,3 @@ def test_kubernetes_accepts_the_objects(case: str) -> None:
 
     for one in builtin:
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
-
-
-class Plain(yaml.SafeDumper):
-    """Writes shared parts in full, and texts of several lines as such."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Whether a part that occurs twice is written twice: always."""
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    style = "|" if "\n" in text else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-Plain.add_representer(str, _text)

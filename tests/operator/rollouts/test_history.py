@@ -29,7 +29,7 @@ def revision(number: int, made_from: dict[str, Any], roles: tuple[str, ...] = BO
     labels = {REVISION_LABEL: hash_of(made_from)}
     data = {"inputs": made_from, "roles": list(roles)}
     raw = {"metadata": {"labels": labels}, "revision": number, "data": data}
-    return kept(raw, {}, NOON)
+    return kept(raw, {}, NOON, {})
 
 
 def resource(**spec: Any) -> dict[str, Any]:
@@ -169,8 +169,20 @@ def test_a_revision_of_an_older_release_is_of_both_roles() -> None:
     """It does not say whose it is."""
     raw = {"metadata": {"labels": {REVISION_LABEL: "x"}}, "revision": 1, "data": {}}
 
-    assert kept(raw, {"x": 2}, None).roles == (Role.PREFILL, Role.DECODE)
-    assert kept(raw, {"x": 2}, None).pods == 2
+    assert kept(raw, {"x": 2}, None, {}).roles == (Role.PREFILL, Role.DECODE)
+    assert kept(raw, {"x": 2}, None, {}).pods == 2
+
+
+def test_a_revision_that_another_role_asks_for_is_also_its_own() -> None:
+    """It was stored for one role, and the other one was changed to the same later."""
+    raw = {
+        "metadata": {"labels": {REVISION_LABEL: "x"}},
+        "revision": 1,
+        "data": {"roles": ["Decode"]},
+    }
+
+    assert kept(raw, {}, None, {Role.PREFILL: "y"}).roles == (Role.DECODE,)
+    assert kept(raw, {}, None, {Role.PREFILL: "x"}).roles == (Role.PREFILL, Role.DECODE)
 
 
 def test_what_is_not_kept_is_one_sentence() -> None:

@@ -5,15 +5,16 @@
 // rows of x pass over it. Each output is one chain of sums over the inputs in order, whatever the
 // number of rows: a token's result does not depend on the batch that it is in.
 //
-// Some ten rows compute about as long as their weights take from memory. While a panel is multiplied,
-// the next one is therefore fetched into the L2 cache: the two times overlap instead of adding up.
+// Some ten rows compute about as long as their weights take from memory. While a panel is
+// multiplied, the next one is therefore fetched into the L2 cache: the two times overlap instead of
+// adding up.
 #pragma once
 
 #include "vector.h"
 
 namespace steelyard {
 
-constexpr int kLineFloats = 16;  // a cache line
+constexpr int kLineFloats = 16;                    // a cache line
 constexpr int kPanelLines = kPanel / kLineFloats;  // of one input's weights in a panel
 constexpr int kIntoL2 = 2;                         // of __builtin_prefetch
 
@@ -84,7 +85,7 @@ inline void linear_panel(const float* x, long rows, long inputs, const float* pa
   const long first = panel * kPanel;
   const long columns = outputs - first < kPanel ? outputs - first : kPanel;
   const float* weights = packed + panel * inputs * kPanel;
-  const float* ahead = packed + next * inputs * kPanel;
+  const float* ahead = packed + (next < 0 ? 0 : next) * inputs * kPanel;
   const float* b = bias ? bias + first : nullptr;
   // Equal groups: 16 rows are 8 + 8, not 12 + 4.
   const long groups = (rows + kMaxRows - 1) / kMaxRows;
