@@ -25,7 +25,7 @@ from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.errors import Conflict
 from steelyard_operator.kube.events import Events, Happening
 from steelyard_operator.kube.kinds import DEPLOYMENT, SECRET
-from steelyard_operator.kube.memory import LONGEST_REFUSAL_SECONDS, Memory
+from steelyard_operator.kube.memory import Memory
 from steelyard_operator.kube.metrics import RECONCILE_SECONDS, RECONCILES
 from steelyard_operator.kube.queue import Key
 from steelyard_operator.kube.reporting import Reporting, plain
@@ -141,23 +141,24 @@ class Reconciler:
         self._parts.transacting.watch(memory, donors(turn.plan, seen, self._now()))
         served = refusal is None or deleting
         result = Result()
-        if not want.suspended:
+        if want.suspended:
+            memory.forget_refusals()
+        else:
             result = await self._apply(
                 scene, service, the_plan, want=want, memory=memory, served=served
             )
-            seen = replace(
-                seen,
-                foreign=memory.all_foreign,
-                refused=memory.refused,
-                refused_object=memory.refused_object,
-            )  # the status says at once what came of the plan
+        seen = replace(
+            seen,
+            foreign=memory.all_foreign,
+            refused=memory.refused,
+            refused_object=memory.refused_object,
+        )  # the status says at once what came of the plan
         # A wait for quota is no news for as long as nothing was made.
         waits = [RESYNC_SECONDS, the_plan.look_again_after_seconds]
         # Nobody tells of our own writes, and each may be followed by another.
         acted = result.carried_out or result.late or result.failed
         waits += [SOON_SECONDS if acted else None]
-        waits += [memory.refused_until - self._clock() if memory.refused else None]
-        waits += [LONGEST_REFUSAL_SECONDS if memory.refused_object else None]
+        waits += [memory.look_again_after(self._clock())]
         made = status(
             service,
             generation=int(meta["generation"]),
@@ -268,7 +269,7 @@ class Reconciler:
         old = previous or InferenceServiceStatus()
         generation = int(raw["metadata"]["generation"])
         now = self._now().replace(microsecond=0)
-        conditions = unreadable(sentence, generation, now)
+        conditions = unreadable(sentence, generation, old.conditions, now)
         said = {each.type: (each.status, each.message) for each in old.conditions}
         if any(said.get(each.type) != (each.status, each.message) for each in conditions):
             kept = [

@@ -81,9 +81,12 @@ class Caches:
         """
 
         def changed(held: Held[Any]) -> None:
-            key = (held.namespace, held.controller) if held.controller else None
-            if key := key or key_of(held.namespace, held.service):
-                wake(key)
+            # Where somebody else controls it, it is in the way of the service whose label it has.
+            if held.controller:
+                wake((held.namespace, held.controller))
+            named = key_of(held.namespace, held.service)
+            if named and named[1] != held.controller:
+                wake(named)
 
         def label(convert: Callable[[Raw], Any]) -> Store[Any]:
             return Store(convert, label=SERVICE_LABEL, changed=changed)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import kopf
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config.incluster_config import (
@@ -20,6 +21,12 @@ from kubernetes.aio.config.incluster_config import (
 )
 
 from steelyard_operator.errors import UserError
+
+# The package says what is missing from a kubeconfig; of one with another form it says nothing.
+UNUSABLE = (
+    *(config.ConfigException, yaml.YAMLError, OSError),
+    *(AttributeError, KeyError, TypeError, ValueError),
+)
 
 
 class Credentials:
@@ -44,11 +51,22 @@ class Credentials:
         return {one["key"]: one["value"] for one in found.values() if one["in"] == "header"}
 
     def tls(self) -> ssl.SSLContext:
-        """Return how the server is verified, and our certificate if we have one."""
+        """Return how the server is verified, and our certificate if we have one.
+
+        Raises:
+            UserError: a certificate or a key cannot be read.
+        """
         given = self._configuration
-        context = ssl.create_default_context(cafile=given.ssl_ca_cert, cadata=given.ca_cert_data)
-        if given.cert_file:
-            context.load_cert_chain(given.cert_file, keyfile=given.key_file)
+        try:
+            context = ssl.create_default_context(
+                cafile=given.ssl_ca_cert, cadata=given.ca_cert_data
+            )
+            if given.cert_file:
+                context.load_cert_chain(given.cert_file, keyfile=given.key_file)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"a certificate or key for {self.server} cannot be read: {error}"
+            ) from None
         if not given.verify_ssl:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -88,7 +106,9 @@ async def load(
     # The default configuration is shared by the process; ours is its own.
     configuration = Configuration()
     named = environment.get("KUBECONFIG")
-    in_pod = SERVICE_HOST_ENV_NAME in environment and _has_token()
+    if named and os.pathsep not in named and not _is_file(named):
+        raise UserError(f"KUBECONFIG names '{named}', which is no file")
+    in_pod = SERVICE_HOST_ENV_NAME in environment and _is_file(SERVICE_TOKEN_FILENAME)
     usual = _usual_file(environment)
     try:
         if not named and in_pod:
@@ -108,13 +128,14 @@ async def load(
             raise UserError(
                 "no cluster: run the operator in a pod, or set KUBECONFIG to a kubeconfig file"
             )
-    except config.ConfigException as error:
-        raise UserError(f"the kubeconfig cannot be used: {error}") from None
+    except UNUSABLE as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"the kubeconfig '{named or usual}' cannot be used: {said}") from None
     return Credentials(configuration)
 
 
-def _has_token() -> bool:
-    return Path(SERVICE_TOKEN_FILENAME).is_file()
+def _is_file(name: str) -> bool:
+    return Path(name).is_file()
 
 
 def _usual_file(environment: Mapping[str, str]) -> str | None:

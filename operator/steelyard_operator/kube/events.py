@@ -15,7 +15,7 @@ from steelyard_operator.render.owner import Owner
 
 log = logging.getLogger(__name__)
 
-LONGEST_NOTE = 1024
+LONGEST_NOTE_BYTES = 1024
 SAID_AGAIN_SECONDS = 600.0
 REMEMBERED = 10_000
 
@@ -67,7 +67,7 @@ class Events:
             "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "type": "Warning" if happening.warning else "Normal",
             "reason": happening.reason,
-            "note": happening.note[:LONGEST_NOTE],
+            "note": _shortened(happening.note),
             "action": happening.action,
             "regarding": {
                 "apiVersion": INFERENCE_SERVICE.api_version,
@@ -79,3 +79,8 @@ class Events:
             "reportingController": FIELD_MANAGER,
             "reportingInstance": self._instance[:128],
         }
+
+
+def _shortened(note: str) -> str:
+    """Return what the API server takes of it: it counts bytes, and a character may have four."""
+    return note.encode()[:LONGEST_NOTE_BYTES].decode(errors="ignore")

@@ -30,6 +30,18 @@ class Memory:
         """Sentences about all objects in the way, pods included."""
         return (*self.foreign, *(said for _, said in self.foreign_slots.values()))
 
+    def look_again_after(self, now: float) -> float | None:
+        """Return the seconds until something is tried again of which nobody tells; None: never."""
+        waits = [until - now for until, _ in self.foreign_slots.values()]
+        waits += [self.refused_until - now] if self.refused is not None else []
+        waits += [LONGEST_REFUSAL_SECONDS] if self.refused_object is not None else []
+        return min(waits, default=None)
+
+    def forget_refusals(self) -> None:
+        """Nothing is asked for any more."""
+        self.refused, self.refusals, self.refused_object = None, 0, None
+        self.refused_until = float("-inf")
+
     def note(self, result: Result, now: float) -> None:
         """Take in whether pods were admitted; while none is, attempts become rarer."""
         if result.refused is not None:

@@ -1,5 +1,6 @@
 """The whole status of one service, and whether it is worth a write."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from steelyard_operator.api.names import Role
@@ -85,15 +86,25 @@ def status(
     )
 
 
-def unreadable(sentence: str, generation: int, now: datetime) -> list[Condition]:
-    """Return the conditions of a resource that this operator cannot read."""
+def unreadable(
+    sentence: str, generation: int, previous: Sequence[Condition], now: datetime
+) -> list[Condition]:
+    """Return the conditions of a resource that this operator cannot read.
+
+    Args:
+        sentence: what is wrong with it.
+        generation: of the resource.
+        previous: what its status says; where a condition's status stays, so does its time.
+        now: the time.
+    """
+    since = {(each.type, each.status): each.last_transition_time for each in previous}
 
     def made(kind: ConditionType, state: ConditionStatus) -> Condition:
         return Condition(
             type=kind,
             status=state,
             observed_generation=generation,
-            last_transition_time=now,
+            last_transition_time=since.get((kind, state), now),
             reason=reasons.NOT_VALID,
             message=sentence[:1000],
         )
