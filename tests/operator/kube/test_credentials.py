@@ -14,7 +14,7 @@ apiVersion: v1
 kind: Config
 current-context: here
 contexts: [{name: here, context: {cluster: c, user: u}}]
-clusters: [{name: c, cluster: {server: "https://192.0.2.1/", CLUSTER}}]
+clusters: [{name: c, cluster: {server: "https://localhost:6443/", CLUSTER}}]
 users: [{name: u, user: {token: secret}}]
 """
 
@@ -31,7 +31,7 @@ async def test_a_kubeconfig_is_read(tmp_path: Path) -> None:
     given = written(tmp_path, WHOLE.replace("CLUSTER", "insecure-skip-tls-verify: true"))
     found = await load(given)
 
-    assert found.server == "https://192.0.2.1"
+    assert found.server == "https://localhost:6443"
     assert (await found.headers())["authorization"] == "Bearer secret"
     assert found.tls().check_hostname is False
 
@@ -64,5 +64,5 @@ async def test_a_broken_authority_names_its_server(tmp_path: Path) -> None:
     """When the first connection is prepared."""
     given = written(tmp_path, WHOLE.replace("CLUSTER", "certificate-authority-data: bm9uZQ=="))
     found = await load(given)
-    with pytest.raises(UserError, match=r"key for https://192\.0\.2\.1 cannot be read"):
+    with pytest.raises(UserError, match=r"key for https://localhost:6443 cannot be read"):
         found.tls()
