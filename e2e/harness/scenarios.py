@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.balance import rebalance
 from harness.clusters import OPERATOR
+from harness.deaths import die_at_a_step
 from harness.kubectl import Kubectl, KubectlError, wait_for
 from harness.service import Service
 from harness.world import LEASE, Scenario, World, leader
@@ -226,6 +227,7 @@ SCENARIOS = (
     Scenario("drain node", drain_node, nodes=2),
     Scenario("rebalance", rebalance),
     Scenario("kill operator", kill_operator),
+    Scenario("operator dies at a step", die_at_a_step),
     Scenario("two operators", two_operators),
     Scenario("restart API server", restart_api_server, own_cluster=True),
     Scenario("GPU request that no node can hold", unschedulable),

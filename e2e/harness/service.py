@@ -151,9 +151,10 @@ class Service:
         Raises:
             NotYetError: that did not come.
         """
-        wait_for(f"a steady service {self.name}", self._steady, seconds=seconds)
+        wait_for(f"a steady service {self.name}", self.steady, seconds=seconds)
 
-    def _steady(self) -> bool:
+    def steady(self) -> bool:
+        """Whether it is what its spec says and nothing moves any more."""
         spec = self.read()["spec"]
         if self.condition("Ready").get("status") != "True":
             return False
