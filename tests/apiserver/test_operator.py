@@ -253,8 +253,9 @@ def test_suspend_keeps_hands_off(operated: Cluster) -> None:
     operated.edit({"spec": {"suspend": "Enabled"}})
 
     def generation() -> int:
-        status = operated.call("GET", SERVICES, "inferenceservices/demo")["status"]
-        return int(status["observedGeneration"])
+        # The workers are made before the first status is written.
+        status = operated.call("GET", SERVICES, "inferenceservices/demo").get("status", {})
+        return int(status.get("observedGeneration", 0))
 
     eventually(lambda: generation() == 2, "the switch was seen")
     operated.delete(CORE, "services/demo-decode")
