@@ -3,7 +3,7 @@
     python e2e/bench_flip.py [--phase-seconds 180] [--noise-seconds 600] [--keep]
 
 Makes a kind cluster with our images, or uses the one of before with --keep. Nothing else may run on
-the machine. Prints a table, writes bench-results/flip.json.
+the machine. Prints a table, writes bench-results/flip.json and the planner's ledger beside it.
 """
 
 import argparse
@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.clusters import own_kind_cluster
-from harness.flip_bench import FIXED, FlipBench, reactions
-from harness.swing import PROMPTS, Phase, crossings
+from harness.flip_bench import FIXED, FlipBench
+from harness.reactions import reactions, ticks
+from harness.swing import PROMPTS, Phase
 from steelyard_runtime.bench.report import table, write
+
+# The planner's ticks, for `steelyard replay`.
+LEDGER = Path("bench-results", "flip-ledger.jsonl")
 
 
 def main() -> int:
@@ -23,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python e2e/bench_flip.py")
     parser.add_argument("--phase-seconds", type=float, default=180.0)
     parser.add_argument("--noise-seconds", type=float, default=600.0)
-    parser.add_argument("--tick-seconds", type=float, default=10.0)
+    parser.add_argument("--tick-seconds", type=float, default=20.0)
     parser.add_argument("--keep", action="store_true", help="use and leave the cluster of before")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
@@ -42,21 +46,21 @@ def main() -> int:
         }
         _say(figures)
         runs = figures["runs"] = {}
-        for name, split in FIXED.items():
-            bench.split(*split)
-            runs[name] = bench.play(phases)
-            _say({name: runs[name]})
         bench.split(2, 1)
         bench.balance()
         runs["steelyard"] = ours = bench.play(phases)
-        ours["reactions"] = reactions(
-            ours["flips"], bench.ledger(), ours["began"], crossings(phases)
-        )
+        ours["reactions"] = reactions(ours["flips"], ticks(bench.ledger()), ours["began"], phases)
         _say({"steelyard": ours})
         if options.noise_seconds:
             noise = Phase(PROMPTS, options.noise_seconds, bench.rates[PROMPTS.name])
             figures["noise"] = bench.play([noise])
             _say({"noise": figures["noise"]})
+        LEDGER.parent.mkdir(exist_ok=True)
+        LEDGER.write_text("".join(f"{line}\n" for line in bench.ledger()))
+        for name, split in FIXED.items():
+            bench.split(*split)
+            runs[name] = bench.play(phases)
+            _say({name: runs[name]})
     best = max(runs[name]["goodput_requests_per_second"] for name in ("fixed 2+1", "fixed 1+2"))
     figures["goodput_over_best_fixed"] = ours["goodput_requests_per_second"] / best
     columns = ("requests", "failed", "good", "goodput_requests_per_second")

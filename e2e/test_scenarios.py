@@ -1,12 +1,14 @@
 """Every change of a service and every loss of a part, under traffic, with no failed request."""
 
 import json
+import shutil
 from collections.abc import Callable
 
 import pytest
 
 from harness.clusters import Cluster
 from harness.kubectl import KubectlError, wait_for
+from harness.monitoring import watch_with
 from harness.scenarios import SCENARIOS
 from harness.service import RESOURCE, SAMPLE, Service
 from harness.world import Scenario, World
@@ -79,6 +81,16 @@ def test_no_request_fails(cluster: Cluster, play: Play, scenario: Scenario) -> N
     play(scenario)
 
 
+@pytest.mark.usefixtures("ground")
+def test_prometheus_has_an_answer_for_every_panel(play: Play) -> None:
+    """It finds the pods as the PodMonitors say, and the dashboard shows something everywhere."""
+    program = shutil.which("prometheus")
+    if program is None:
+        pytest.skip("prometheus is not installed: it is in Debian's package prometheus")
+
+    play(Scenario("monitoring", lambda world: watch_with(program, world)))
+
+
 def test_deleting_lets_streams_end(cluster: Cluster, service: Service, play: Play) -> None:
     """`kubectl delete` drains: open streams end with the right text, then nothing is left."""
 
@@ -94,3 +106,18 @@ def test_deleting_lets_streams_end(cluster: Cluster, service: Service, play: Pla
         wait_for("the end of everything that the service had", gone, seconds=120)
 
     play(Scenario("delete", delete))
+
+
+def test_the_operator_was_forbidden_nothing(
+    cluster: Cluster, without_traffic: Callable[[str], None]
+) -> None:
+    """In all of the above its Role was enough, says the API server's audit log."""
+    if not cluster.kind:
+        pytest.skip("the audit log is read on a cluster of our own: --cluster=kind")
+    requests = cluster.operator_requests()
+    granted = {what for what, code in requests if code not in (401, 403)}
+
+    assert "create pods" in granted, "the operator made a worker, and the log has nothing of it"
+    # An API server that has just started forbids what its copy of the Roles does not have yet.
+    assert {what for what, code in requests if code == 403} <= granted
+    without_traffic("audit log")

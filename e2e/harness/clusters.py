@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import audit
 from harness.kubectl import Kubectl, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ class Cluster:
 
     def restart_api_server(self) -> None:
         """Kill the API server; the kubelet starts it again. Returns when it answers again."""
-        _run("docker", "exec", f"{NAME}-control-plane", "sh", "-c", KILL_API_SERVER)
+        _in_node(KILL_API_SERVER)
         started = time.monotonic()
 
         def answers() -> bool:
@@ -67,6 +68,10 @@ class Cluster:
 
         wait_for("an API server that answers", answers, seconds=120)
         assert time.monotonic() > started
+
+    def operator_requests(self) -> list[tuple[str, int]]:
+        """Return verb and resource of the operator's requests, and the status codes."""
+        return audit.requests(_in_node)
 
 
 @contextmanager
@@ -106,6 +111,7 @@ def _create(folder: Path, kubeconfig: Path) -> None:
     kubectl = Kubectl(f"kind-{NAME}", NAMESPACE, {"KUBECONFIG": str(kubeconfig)})
     taint = "node-role.kubernetes.io/control-plane:NoSchedule-"
     kubectl("taint", "nodes", "--selector", "node-role.kubernetes.io/control-plane", taint)
+    audit.begin(_in_node, NAMESPACE, lambda: kubectl("get", "--raw", "/readyz", timeout=5) == "ok")
 
 
 def install(kubectl: Kubectl) -> None:
@@ -132,6 +138,10 @@ def existing_cluster(namespace: str, driver_image: str) -> Cluster:
     kubectl = Kubectl(context, namespace)
     kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=60s", timeout=90)
     return Cluster(kubectl, driver_image)
+
+
+def _in_node(script: str) -> str:
+    return _run("docker", "exec", f"{NAME}-control-plane", "sh", "-c", script)
 
 
 def _run(*command: str) -> str:

@@ -9,7 +9,6 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +147,11 @@ class FlipBench:
         assert not found["errors"], found["errors"]
         return found
 
-    def ledger(self) -> str:
-        """Return what the operator has written, its decisions among it."""
-        return self.cluster.kubectl("logs", leader(self.cluster.kubectl), timeout=120)
+    def ledger(self) -> list[str]:
+        """Return the operator's ticks of this service, a line of JSON each."""
+        log = self.cluster.kubectl("logs", leader(self.cluster.kubectl), timeout=120)
+        about = f'"service":"{self.cluster.kubectl.namespace}/{NAME}"'
+        return [line for line in log.splitlines() if line.startswith("{") and about in line]
 
     def _run(self, command: str, plan: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
         kubectl, name = self.cluster.kubectl, f"bench-driver-{next(_numbers)}"
@@ -170,49 +171,3 @@ class FlipBench:
         lines = [json.loads(line) for line in kubectl("logs", name, timeout=120).splitlines()]
         kubectl("delete", "pod,configmap", name, "--wait=false", "--ignore-not-found")
         return lines
-
-
-def reactions(
-    flips: Sequence[dict[str, Any]], ledger: str, began: float, crossings: Sequence[float]
-) -> list[dict[str, Any]]:
-    """Return, for each turn of the traffic, when the operator decided and when a worker flipped.
-
-    Args:
-        flips: of one run, in seconds from its begin.
-        ledger: the operator's lines of JSON.
-        began: the run's begin, in seconds of the Unix epoch.
-        crossings: of the traffic, in seconds from the begin.
-    """
-    found = []
-    decided = decisions(ledger)
-    for crossing in crossings:
-        moment = began + crossing
-        decision = next((at for at in decided if at >= moment), None)
-        flip = next((one for one in flips if one["began"] >= crossing), None)
-        found.append(
-            {
-                "crossing_seconds": crossing,
-                "decided_after_seconds": None if decision is None else round(decision - moment, 1),
-                "flipped_after_seconds": flip and round(flip["began"] - crossing, 1),
-            }
-        )
-    return found
-
-
-def decisions(ledger: str) -> list[float]:
-    """Return when the chosen split became another one, in seconds of the Unix epoch."""
-    found, before = [], None
-    for line in ledger.splitlines():
-        try:
-            entry = json.loads(line)
-            if not entry["service"].endswith(f"/{NAME}"):
-                continue
-            split = entry["decision"]["split"]
-            at = datetime.fromisoformat(entry["time"]).timestamp()
-        except (ValueError, KeyError, TypeError):
-            continue
-        chosen = (split["prefill"], split["decode"])
-        if before is not None and chosen != before:
-            found.append(at)
-        before = chosen
-    return found

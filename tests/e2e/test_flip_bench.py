@@ -8,9 +8,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from harness.flip_bench import NAME, decisions, reactions
 from harness.label_watch import Labels, documents
 from harness.load_driver import ask
+from harness.reactions import reactions, ticks
 from harness.service import PREFIX
 from harness.swing import ANSWERS, PROMPTS, Goals, Phase, arrivals, crossings, summary
 
@@ -86,31 +86,44 @@ def test_a_watch_is_a_stream_of_objects() -> None:
     assert [one["metadata"]["name"] for one in found] == ["a", "b"]
 
 
-def entry(second: int, prefill: int, decode: int, service: str = f"ns/{NAME}") -> str:
-    split = {"prefill": prefill, "decode": decode}
-    time = f"1970-01-01T00:00:{second:02}+00:00"
-    return json.dumps({"service": service, "time": time, "decision": {"split": split}})
+def entry(second: int, have: str, needed: str, chosen: str) -> str:
+    """Return a line of the ledger; splits are written prefill+decode."""
+
+    def split(text: str) -> dict[str, int]:
+        return dict(zip(("prefill", "decode"), map(int, text.split("+")), strict=True))
+
+    return json.dumps(
+        {
+            "service": "ns/swing",
+            "time": f"1970-01-01T00:{second // 60:02}:{second % 60:02}+00:00",
+            "signals": {"requests": 3, **split(have)},
+            "decision": {"needed": split(needed), "split": split(chosen)},
+        }
+    )
 
 
 def test_reactions_are_from_the_turn_of_the_traffic_on() -> None:
-    """The first decision and the first flip after it; other lines of the log are skipped."""
-    ledger = "\n".join(
-        [
-            "INFO something",
-            entry(5, 2, 1),
-            entry(6, 9, 9, service="ns/other"),
-            entry(15, 2, 1),
-            entry(25, 1, 2),
-            entry(35, 1, 2),
-        ]
-    )
-    flips = [{"began": 3.0}, {"began": 18.5}]
-
-    assert decisions(ledger) == [25.0]
-    assert reactions(flips, ledger, began=10.0, crossings=[10, 40]) == [
-        {"crossing_seconds": 10, "decided_after_seconds": 5.0, "flipped_after_seconds": 8.5},
-        {"crossing_seconds": 40, "decided_after_seconds": None, "flipped_after_seconds": None},
+    """In the signals, decided a tick later, flipped; a turn that nobody sees has nothing."""
+    ledger = [
+        entry(100, "2+1", "1+2", "1+2"),  # before the turn, which is at 110
+        entry(115, "2+1", "2+2", "2+1"),
+        entry(125, "2+1", "1+2", "2+1"),
+        entry(135, "2+1", "1+2", "1+2"),
+        entry(145, "1+2", "1+2", "1+2"),
+        entry(215, "1+2", "1+2", "1+2"),
     ]
+    flips = [{"began": 3.0}, {"began": 127.5}]
+
+    first, second = reactions(flips, ticks(ledger), 10.0, SWING)
+
+    assert first == {
+        "crossing_seconds": 100,
+        "signal_after_seconds": 15.0,
+        "decided_after_seconds": 25.0,
+        "decided_after_ticks": 1,
+        "flipped_after_seconds": 27.5,
+    }
+    assert second == {"crossing_seconds": 200, **dict.fromkeys(list(first)[1:])}
 
 
 def test_a_request_is_measured_from_its_sending() -> None:

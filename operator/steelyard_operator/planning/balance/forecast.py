@@ -13,6 +13,9 @@ LENGTH_SECONDS = 300.0  # lengths change slowly, and few requests tell little
 # Where so many answers have ended lately, and are so many times as long or as short as those of the
 # minutes before, the traffic is another: then only the lately ended count.
 SWING_ANSWERS, SWING = 20, 1.5
+# And where arrivals of the last ticks are so many times more or fewer than those before them in the
+# window, by so many standard deviations, only those of the last ticks are the rate of now.
+SWING_DEVIATIONS, SWING_TICKS = 4.0, 2
 UNREST_SECONDS = 900.0  # over which it is seen how much a rate changes while an act takes effect
 # Where that is not known yet: a tenth of the rate.
 UNKNOWN_UNREST = 0.1
@@ -40,18 +43,19 @@ def forecast(history: Sequence[Signals], horizon_seconds: float) -> Rates:
         history: the ticks so far, oldest first; only the last minutes count.
         horizon_seconds: how long an act takes to help.
     """
-    recent = _last(history, RATE_SECONDS)
+    window = _last(history, RATE_SECONDS)
+    certain = sum(tick.seconds for tick in window) >= RATE_SECONDS / 2
+    recent = _since_swing(window)
     seconds = sum(tick.seconds for tick in recent)
     requests = sum(tick.requests for tick in recent)
     if not requests or seconds <= 0:
-        nothing = Demand(0.0, 0.0, 1.0, 0.0, 1.0)
-        return Rates(nothing, certain=seconds >= RATE_SECONDS / 2)
+        return Rates(Demand(0.0, 0.0, 1.0, 0.0, 1.0), certain)
     tokens = sum(tick.input_tokens for tick in recent)
     squares = sum(tick.input_tokens_squared for tick in recent)
     rate = tokens / seconds
     rate += MARGIN * (math.sqrt(squares) / seconds + rate * _unrest(history, horizon_seconds))
     growth = 1 + min(_growth(history) * horizon_seconds, MOST_GROWTH)
-    lengths = _lengths(history, recent)
+    lengths = _lengths(history, window)
     finished = sum(tick.finished for tick in lengths)
     # Before the first answer has ended nothing is known of their lengths: as long as the prompts.
     output = sum(tick.finished_output_tokens for tick in lengths) / finished if finished else 256.0
@@ -68,7 +72,28 @@ def forecast(history: Sequence[Signals], horizon_seconds: float) -> Rates:
         output_tokens=arrivals * output * growth,
         context_tokens=max(1.0, context),
     )
-    return Rates(demand, certain=seconds >= RATE_SECONDS / 2)
+    return Rates(demand, certain)
+
+
+def _since_swing(window: Sequence[Signals]) -> Sequence[Signals]:
+    """Return the ticks since the arrivals became others, all of them where they did not."""
+    most, found = SWING_DEVIATIONS, window
+    for begin in range(1, len(window) - SWING_TICKS + 1):
+        before, after = window[:begin], window[begin:]
+        seconds = [sum(tick.seconds for tick in part) for part in (before, after)]
+        if min(seconds) <= 0:
+            continue
+        for amount, square in (
+            ([t.input_tokens for t in window], [t.input_tokens_squared for t in window]),
+            ([t.requests for t in window], [t.requests for t in window]),
+        ):
+            rates = sum(amount[:begin]) / seconds[0], sum(amount[begin:]) / seconds[1]
+            # Of a compound Poisson process, if all were the same traffic.
+            variance = sum(square) / sum(seconds) * (1 / seconds[0] + 1 / seconds[1])
+            noise = math.sqrt(variance)
+            if max(rates) > SWING * min(rates) and abs(rates[1] - rates[0]) > most * noise:
+                most, found = abs(rates[1] - rates[0]) / noise, after
+    return found
 
 
 def _lengths(history: Sequence[Signals], recent: Sequence[Signals]) -> Sequence[Signals]:

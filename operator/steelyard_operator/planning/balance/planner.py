@@ -16,7 +16,7 @@ from steelyard_operator.planning.balance.signals import Limits, Objectives, Sign
 # How long a role must have been too large before a worker is removed: a new one costs a cold start.
 HOLD_SECONDS = 180.0
 # How long before one changes its role: changing back costs a drain.
-FLIP_HOLD_SECONDS = 30.0
+FLIP_HOLD_SECONDS = 20.0
 # Spare for so long, a worker is waited for instead of a new one being made.
 FLIP_SOON_SECONDS = 10.0
 # And how long demand must have been seen at all: a rate needs its window.
