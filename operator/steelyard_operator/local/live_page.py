@@ -13,15 +13,21 @@ from steelyard_operator.local.service import View
 
 @contextlib.asynccontextmanager
 async def live_page(
-    service: InferenceService, url: str, views: Callable[[], Sequence[View]], port: int
+    service: InferenceService,
+    url: str,
+    port: int,
+    *,
+    views: Callable[[], Sequence[View]],
+    notes: Callable[[], Sequence[tuple[str, str]]],
 ) -> AsyncIterator[str | None]:
     """Serve the page while the block runs; gives its address, or None without aiohttp.
 
     Args:
         service: as the file says it.
         url: of the endpoint.
-        views: the state of all processes now.
         port: where to listen; 0 is any free one.
+        views: the state of all processes now.
+        notes: time and text of what was decided, the oldest first.
 
     Raises:
         UserError: the port is taken.
@@ -45,8 +51,7 @@ async def live_page(
                 for view in views()
                 if view.role != "router"
             ]
-            now = datetime.now().astimezone().strftime("%H:%M:%S")
-            look = Look(time.monotonic(), now, workers, readings, in_flight)
+            look = Look(time.monotonic(), time_of_day(), workers, readings, in_flight, notes())
             return chronicle.take(service, look)
 
         try:
@@ -60,3 +65,8 @@ async def live_page(
             yield address
         finally:
             await runner.cleanup()
+
+
+def time_of_day() -> str:
+    """Return the time as people read it."""
+    return datetime.now().astimezone().strftime("%H:%M:%S")

@@ -19,6 +19,7 @@ from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.backends.native import EXECUTABLE
 from steelyard_operator.errors import UserError
 from steelyard_operator.local.answer import ask
+from steelyard_operator.local.balancing import LocalBalancing, can_balance
 from steelyard_operator.local.desired import (
     PORTS_PER_WORKER,
     Addresses,
@@ -28,7 +29,7 @@ from steelyard_operator.local.desired import (
     worker_count,
 )
 from steelyard_operator.local.interruption import Interrupted, Interruptions
-from steelyard_operator.local.live_page import live_page
+from steelyard_operator.local.live_page import live_page, time_of_day
 from steelyard_operator.local.machine import available_cores, find_executable
 from steelyard_operator.local.membership import MembershipFile
 from steelyard_operator.local.observing import observe_router
@@ -42,6 +43,7 @@ from steelyard_operator.local.service import LocalService, View
 
 DEFAULT_PORT = 8080
 OWN_VARIABLES = "STEELYARD_"
+NOTES_KEPT = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,7 @@ class _Run:
     environment: Mapping[str, str]
     console: Console = field(default_factory=lambda: Console(stderr=True))
     views: list[View] = field(default_factory=list)  # of all processes, after the last pass
+    notes: list[tuple[str, str]] = field(default_factory=list)  # decisions of the balance
 
     async def run(self, pipe: ParentPipe, addresses: Addresses) -> int:
         interruptions = Interruptions()
@@ -166,10 +169,14 @@ class _Run:
                 await _first(loop, asyncio.create_task(service.ready.wait()))
             if self.options.prompt is None:
                 async with live_page(
-                    self.service, self.wanted.url, lambda: self.views, self.options.page_port
+                    self.service,
+                    self.wanted.url,
+                    self.options.page_port,
+                    views=lambda: self.views,
+                    notes=lambda: self.notes,
                 ) as page:
                     self._announce(page)
-                    await loop
+                    await self._keep_serving(loop)
             else:
                 self._announce(None)
                 await _first(loop, asyncio.create_task(self._answer(self.options.prompt)))
@@ -177,6 +184,19 @@ class _Run:
             loop.cancel()
             await asyncio.wait((loop,))
         return 0
+
+    async def _keep_serving(self, loop: "asyncio.Task[None]") -> None:
+        if not can_balance(self.service):
+            await loop
+            return
+        balancing = LocalBalancing(
+            self.service, self.wanted, token=self.token, tell=self._tell_decision
+        )
+        await _first(loop, asyncio.create_task(balancing.run()))
+
+    def _tell_decision(self, text: str) -> None:
+        self.notes = [*self.notes, (time_of_day(), text)][-NOTES_KEPT:]
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _see(self, views: list[View], progress: Progress) -> None:
         self.views = views
