@@ -19,7 +19,6 @@ from steelyard_operator.simulation.policies import (
     throughput_split,
 )
 from steelyard_operator.simulation.profiles import PROFILES, profile
-from steelyard_operator.simulation.splice import splice, write
 from steelyard_operator.simulation.traces import Request, read_trace, scaled
 
 LLAMA = profile("llama-3.1-8b-h100")
@@ -255,28 +254,3 @@ def test_wrong_flags_are_one_sentence(
 
     assert code == 2
     assert message in capsys.readouterr().err
-
-
-def test_a_splice_takes_parts_of_two_traces_by_turns() -> None:
-    """Each trace goes on where its last part ended."""
-    first = [Request(float(at), 10, 1) for at in range(240)]
-    second = [Request(float(at), 1000, 1) for at in range(0, 240, 2)]
-
-    made = splice(first, second, 60.0, 4)
-
-    lengths = [each.input_tokens for each in made]
-    assert lengths == [10] * 60 + [1000] * 30 + [10] * 60 + [1000] * 30
-    assert [each.at for each in made] == sorted(each.at for each in made)
-    assert made[60].at == 60.0
-    with pytest.raises(UserError, match="too short for 3 parts of 100 s"):
-        splice(first, second, 100.0, 5)
-
-
-def test_a_written_splice_is_a_trace(tmp_path: Path) -> None:
-    """It is read again as it was."""
-    made = [Request(0.0, 5, 6), Request(1.5, 7, 8)]
-    file = tmp_path / "splice.csv"
-    with file.open("w", encoding="utf-8") as target:
-        write(made, target)
-
-    assert read_trace(file) == made
