@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from steelyard_operator.planning.balance.fit import StepSums, capacity
+from steelyard_operator.planning.balance.vllm_steps import Page, steps
 from steelyard_runtime.bench.float32_checkpoint import write_float32_directory
 from steelyard_runtime.bench.peers import vllm_environment
 from steelyard_runtime.checkpoint_files.sources import resolve
@@ -131,6 +134,36 @@ def body(topic: str, **fields: Any) -> dict[str, Any]:
 def text(url: str, request: dict[str, Any]) -> str:
     answer = json.loads(fetch(f"{url}/v1/completions", body=request, seconds=120.0))
     return str(answer["choices"][0]["text"])
+
+
+def test_step_times_follow_from_the_metrics(engines: tuple[Engine, Engine], router: Router) -> None:
+    """What the operator reads of vLLM says what a worker can do, near what was just seen."""
+
+    def pages() -> list[Page]:
+        found = []
+        for engine in engines:
+            page = Page.read(fetch(f"{engine.url}/metrics").decode(), time.monotonic())
+            assert page is not None, "vLLM's metrics have other names"
+            found.append(page)
+        return found
+
+    total, seconds, tokens = StepSums(), 0.0, 0
+    before = pages()
+    for number in range(6):
+        begin = time.monotonic()
+        text(router.url, body(f"bridge {number}", max_tokens=16))
+        seconds, tokens = seconds + time.monotonic() - begin, tokens + 15
+    for old, new in zip(before, pages(), strict=True):
+        came = steps(old, new)
+        assert came is not None
+        total = total.plus(came)
+
+    found = capacity(total)
+    assert found is not None, total
+    assert found.prefill_tokens_per_second > 50
+    # All that a request took is more than its steps.
+    assert seconds / tokens / 4 < found.step(1, 200) < seconds / tokens
+    assert found.kv_tokens > 2048
 
 
 def test_kv_goes_from_vllm_to_vllm(engines: tuple[Engine, Engine], router: Router) -> None:

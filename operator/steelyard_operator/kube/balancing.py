@@ -16,7 +16,7 @@ from steelyard_operator.api.names import Role
 from steelyard_operator.api.operations import RebalancingMode
 from steelyard_operator.api.status import InferenceServiceStatus
 from steelyard_operator.api.v1alpha1 import InferenceService
-from steelyard_operator.backends.base import Drain, Flip
+from steelyard_operator.backends.base import Flip
 from steelyard_operator.backends.registry import backend
 from steelyard_operator.errors import UserError
 from steelyard_operator.kube.answers import Raw
@@ -231,7 +231,7 @@ class Balancing:
         now = self._clock()
         drain = backend(known.spec.spec.runtime.backend).drain
         idle = known.balance.idle_seconds > 0 and known.balance.fit != StepSums()
-        if drain is not Drain.ADMIN or idle or now - known.fitted_at < FIT_SECONDS:
+        if idle or now - known.fitted_at < FIT_SECONDS:
             return {}
         known.fitted_at = now
         asked = {

@@ -21,6 +21,7 @@ from steelyard_operator.kube.errors import words
 from steelyard_operator.kube.metrics import WORKER_REQUESTS
 from steelyard_operator.kube.pod_http import AT_A_TIME, pod_session, pod_url
 from steelyard_operator.planning.balance.fit import StepSums
+from steelyard_operator.planning.balance.vllm_steps import Page, steps
 from steelyard_operator.planning.observed import Pod, WorkerState
 from steelyard_operator.render import ports
 
@@ -46,6 +47,9 @@ class _Known:
     state: WorkerState | None = None
     asked_at: float = float("-inf")
     silences: int = 0
+    page: Page | None = None
+    """What vLLM's metrics said last, and below the sums of all before."""
+    steps: StepSums | None = None
 
     @property
     def patience(self) -> float:
@@ -145,12 +149,26 @@ class Workers:
                 )
             else:
                 page = await self._request("GET", pod, ports.SERVING, "/metrics", token=token)
-                known.state = _measured(page, pod)
+                known.state = self._measured(page.decode("utf-8", "replace"), pod, known)
         except (WorkerError, KeyError, TypeError, ValueError):
             known.state = None
             known.silences += 1
         else:
             known.silences = 0
+
+    def _measured(self, page: str, pod: Pod, known: _Known) -> WorkerState:
+        """Read what vLLM's metrics say; a page without its requests is not vLLM's."""
+        counts = _counts(page)
+        read = Page.read(page, self._clock())
+        came = steps(known.page, read) if known.page is not None and read is not None else None
+        if came is not None:
+            known.steps = came if known.steps is None else known.steps.added(came)
+        known.page = read
+        return WorkerState(
+            phase="ready" if pod.ready else "loading",
+            in_flight=int(sum(counts.values())),
+            steps=known.steps,
+        )
 
     async def _tell(self, pod: Pod, path: str, body: dict[str, Any], token: str) -> None:
         answer = await self._request("POST", pod, ports.ADMIN, path, token=token, body=body)
@@ -219,15 +237,12 @@ def _steps(said: dict[str, Any]) -> StepSums | None:
         return None
 
 
-def _measured(page: bytes, pod: Pod) -> WorkerState:
-    """Read how many requests vLLM has from its metrics; a page without them is not vLLM's."""
+def _counts(page: str) -> dict[str, float]:
     counts: dict[str, float] = {}
-    for line in page.decode("utf-8", "replace").splitlines():
+    for line in page.splitlines():
         name = line.partition("{")[0].partition(" ")[0]
         if name in VLLM_COUNTS:
             counts[name] = counts.get(name, 0.0) + float(line.rsplit(" ", 1)[1])
     if len(counts) != len(VLLM_COUNTS):
         raise ValueError("no vLLM metrics")
-    return WorkerState(
-        phase="ready" if pod.ready else "loading", in_flight=int(sum(counts.values()))
-    )
+    return counts

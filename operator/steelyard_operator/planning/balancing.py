@@ -25,6 +25,7 @@ from steelyard_operator.planning.bounding import (
     hourly,
     is_planned,
     limits,
+    max_sequences,
     objectives,
     wake_up,
 )
@@ -142,6 +143,7 @@ def _planned(
         if not (quiet and came.idle):
             return Tick(replace(balance, wanted=None), reason="NoFit")
         found = ANY
+    found = replace(found, max_sequences=max_sequences(service) or found.max_sequences)
     bounds = limits(service, can_flip=can_flip)
     settings = Settings(objectives(service), found, facts.cold_start_seconds)
     planner, decision = decide(balance.planner, signals, bounds, settings)

@@ -1,5 +1,7 @@
 """The bounds and objectives that a resource gives its planner."""
 
+from itertools import pairwise
+
 from steelyard_operator.api.operations import RebalancingMode, Switch
 from steelyard_operator.api.roles import RoleSpec
 from steelyard_operator.api.v1alpha1 import InferenceService
@@ -8,6 +10,7 @@ from steelyard_operator.planning.desiring import worker_slots
 
 # Where a resource names no objective: what people who read along do not mind.
 TTFT_SECONDS, TPOT_SECONDS = 2.0, 0.1
+MAX_SEQUENCES_FLAG = "--max-num-seqs"  # of vLLM and of our engine
 
 
 def is_planned(service: InferenceService) -> bool:
@@ -62,6 +65,18 @@ def hourly(service: InferenceService) -> float:
         return 0.0
     accelerators = max(spec.prefill.tensor_parallel, spec.decode.tensor_parallel)
     return float(spec.cost.hourly) * accelerators
+
+
+def max_sequences(service: InferenceService) -> int | None:
+    """Return how many sequences a worker decodes at once, where the resource says so.
+
+    vLLM's metrics do not tell it; our engine does.
+    """
+    words = [word for each in service.spec.runtime.extra_args for word in each.split("=", 1)]
+    for flag, value in pairwise(words):
+        if flag == MAX_SEQUENCES_FLAG and value.isdigit():
+            return int(value)
+    return None
 
 
 def ceiling(service: InferenceService) -> float | None:

@@ -104,6 +104,35 @@ async def test_vllms_requests_are_counted_from_its_metrics(server: Any, workers:
     assert server.asked[0][1] == "/metrics"
 
 
+async def test_vllms_steps_are_what_came_between_two_readings(
+    server: Any, workers: Workers
+) -> None:
+    """The first reading has nothing to compare with; later ones add up."""
+    page = """\
+vllm:num_requests_running{engine="0"} 2.0
+vllm:num_requests_waiting{engine="0"} 0.0
+vllm:kv_cache_usage_perc{engine="0"} 0.5
+vllm:cache_config_info{block_size="16",num_gpu_blocks="100"} 1.0
+vllm:request_prefill_time_seconds_count{engine="0"} %d
+vllm:request_prefill_time_seconds_sum{engine="0"} %d
+vllm:request_prefill_kv_computed_tokens_sum{engine="0"} %d
+vllm:inter_token_latency_seconds_count{engine="0"} %d
+vllm:inter_token_latency_seconds_sum{engine="0"} %d
+"""
+    found = []
+    for count in range(3):
+        server.streams((page % (count, count, 100 * count, 10 * count, count)).encode())
+        states = await workers.states([SERVING], drain=Drain.METRICS, token="t", fresh=True)
+        found.append(states["uid-0"].steps)
+
+    assert found[0] is None
+    assert found[1] is not None
+    assert found[2] is not None
+    assert (found[1].prefill[0], found[2].prefill[0]) == (1, 2)
+    assert (found[1].prefill[2], found[2].prefill[2]) == (100, 200)
+    assert found[2].kv_tokens == 1600
+
+
 async def test_a_page_without_the_counts_is_no_answer(server: Any, workers: Workers) -> None:
     """A worker whose requests cannot be counted is not taken for empty."""
     leaving = replace(pod(0, None), ip="127.0.0.1")

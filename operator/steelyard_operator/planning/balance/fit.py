@@ -68,6 +68,15 @@ class StepSums:
             self.max_sequences,
         )
 
+    def added(self, more: "StepSums") -> "StepSums":
+        """Return the sums of both."""
+        return StepSums(
+            tuple(a + b for a, b in zip(self.prefill, more.prefill, strict=True)),
+            tuple(a + b for a, b in zip(self.decode, more.decode, strict=True)),
+            more.kv_tokens,
+            more.max_sequences,
+        )
+
     def plus(self, more: "StepSums") -> "StepSums":
         """Return both together; the old part fades where there are many steps."""
         return StepSums(
