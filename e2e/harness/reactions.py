@@ -44,8 +44,8 @@ def reactions(
 ) -> list[dict[str, Any]]:
     """Return, for each turn of the traffic, when it was in the signals, decided and carried out.
 
-    It is in the signals at the first tick that needs more workers of one role than there are, and
-    fewer of the other. `decided_after_ticks` counts from there: 0 is the same tick.
+    It is in the signals at the first tick whose demand needs more workers of the other role than
+    there are. `decided_after_ticks` counts from there: 0 is the same tick.
 
     Args:
         flips: of one run, in seconds from its begin.
@@ -57,9 +57,9 @@ def reactions(
     kinds = [phase.kind for phase in phases[1:]]
     ends = [*crossings(phases)[1:], float("inf")]
     for crossing, end, kind in zip(crossings(phases), ends, kinds, strict=True):
-        to, other = ("prefill", "decode") if kind is PROMPTS else ("decode", "prefill")
+        to = "prefill" if kind is PROMPTS else "decode"
         mine = [tick for tick in ledger if crossing <= tick.at - began < end]
-        seen = _first([t.needed[to] > t.have[to] and t.needed[other] < t.have[other] for t in mine])
+        seen = _first([tick.needed[to] > tick.have[to] for tick in mine])
         decided = _first([tick.chosen[to] > tick.have[to] for tick in mine])
         flip = next((one for one in flips if crossing <= one["began"] < end), None)
         turn = began + crossing

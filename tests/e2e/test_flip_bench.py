@@ -106,8 +106,8 @@ def test_reactions_are_from_the_turn_of_the_traffic_on() -> None:
     """In the signals, decided a tick later, flipped; a turn that nobody sees has nothing."""
     ledger = [
         entry(100, "2+1", "1+2", "1+2"),  # before the turn, which is at 110
-        entry(115, "2+1", "2+2", "2+1"),
-        entry(125, "2+1", "1+2", "2+1"),
+        entry(115, "2+1", "2+1", "2+1"),
+        entry(125, "2+1", "2+2", "2+1"),
         entry(135, "2+1", "1+2", "1+2"),
         entry(145, "1+2", "1+2", "1+2"),
         entry(215, "1+2", "1+2", "1+2"),
