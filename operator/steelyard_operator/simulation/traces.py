@@ -68,8 +68,11 @@ def scaled(requests: list[Request], scale: float, seed: int = 0) -> list[Request
         copies = whole + (draw.random() < rest)
         for copy in range(copies):
             shift = draw.uniform(-SHIFT_SECONDS, SHIFT_SECONDS) if copy else 0.0
-            at = min(max(request.at + shift, 0.0), end)
-            result.append(Request(at, request.input_tokens, request.output_tokens))
+            # What would come before the trace or after it is mirrored: all of it in the first and
+            # the last moment would be a burst that nobody has recorded.
+            at = abs(request.at + shift)
+            at = end - abs(end - at)
+            result.append(Request(max(at, 0.0), request.input_tokens, request.output_tokens))
     result.sort(key=lambda request: request.at)
     return result
 

@@ -9,23 +9,25 @@ from steelyard_operator.planning.balance.signals import Signals
 
 RATE_SECONDS = 60.0  # over which the rate of now is taken
 TREND_SECONDS = 240.0  # and how far back its trend goes
-LENGTH_SECONDS = 300.0  # lengths change slowly, and few requests tell little
+# Few answers tell little of their lengths: so many are taken, as far back as this.
+LENGTH_ANSWERS, LENGTH_SECONDS = 1000, 300.0
 # Where so many answers have ended lately, and are so many times as long or as short as those of the
 # minutes before, the traffic is another: then only the lately ended count.
 SWING_ANSWERS, SWING = 20, 1.5
 # And where arrivals of the last ticks are so many times more or fewer than those before them in the
 # window, by so many standard deviations, only those of the last ticks are the rate of now.
 SWING_DEVIATIONS, SWING_TICKS = 4.0, 2
-UNREST_SECONDS = 900.0  # over which it is seen how much a rate changes while an act takes effect
+UNREST_SECONDS = 600.0  # over which it is seen how much a rate changes while an act takes effect
 # Where that is not known yet: a tenth of the rate.
 UNKNOWN_UNREST = 0.1
 # Nor is a swing from one kind of traffic to another held against all that comes after it.
 MOST_UNREST = 0.25
 # A trend is not followed further than this: bursts end.
 MOST_GROWTH = 0.2
+MOST_FALL = 0.2
 # Standard deviations: of the rate's own noise, requests being unequal (a compound Poisson process),
 # and of its changes. On Azure's trace 0.7 keeps 94.6 % of Llama's requests where 95 % are asked.
-MARGIN = 0.9
+MARGIN = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def forecast(history: Sequence[Signals], horizon_seconds: float) -> Rates:
     squares = sum(tick.input_tokens_squared for tick in recent)
     rate = tokens / seconds
     rate += MARGIN * (math.sqrt(squares) / seconds + rate * _unrest(history, horizon_seconds))
-    growth = 1 + min(_growth(history) * horizon_seconds, MOST_GROWTH)
+    growth = 1 + max(-MOST_FALL, min(_growth(history) * horizon_seconds, MOST_GROWTH))
     lengths = _lengths(history, window)
     finished = sum(tick.finished for tick in lengths)
     # Before the first answer has ended nothing is known of their lengths: as long as the prompts.
@@ -101,7 +103,14 @@ def _lengths(history: Sequence[Signals], recent: Sequence[Signals]) -> Sequence[
     lately, long = _answer(recent), _answer(_last(history, LENGTH_SECONDS))
     swings = lately > SWING * long or long > SWING * lately
     enough = sum(tick.finished for tick in recent) >= SWING_ANSWERS
-    return recent if swings and enough else _last(history, LENGTH_SECONDS)
+    if swings and enough:
+        return recent
+    window = _last(history, LENGTH_SECONDS)
+    finished, start = 0, len(window)
+    while start and finished < LENGTH_ANSWERS:
+        start -= 1
+        finished += window[start].finished
+    return window[start:]
 
 
 def _answer(ticks: Sequence[Signals]) -> float:
@@ -123,7 +132,8 @@ def _growth(history: Sequence[Signals]) -> float:
         return 0.0
     rates = [count / time for count, time in zip(counts, seconds, strict=True)]
     noise = 2 * math.sqrt(sum(counts)) / min(seconds)
-    rise = max(0.0, rates[1] - rates[0] - noise)
+    change = rates[1] - rates[0]
+    rise = math.copysign(max(0.0, abs(change) - noise), change)
     return rise / (sum(seconds) / 2) / rates[1]
 
 

@@ -15,6 +15,13 @@ from steelyard_operator.planning.balance.signals import Limits, Objectives, Sign
 
 # How long a role must have been too large before a worker is removed: a new one costs a cold start.
 HOLD_SECONDS = 180.0
+# What is more than a spare worker above the need of so long goes sooner, down to half of what was
+# needed within the hold: traffic that pauses comes back.
+SHORT_HOLD_SECONDS, SPARE = 10.0, 0.05
+# Nothing goes before so much was seen, and none of a role whose need has risen within so long.
+SHRINK_AFTER_SECONDS, RISE_SECONDS = 60.0, 30.0
+# Over so many ticks sequences are counted.
+LIVE_TICKS = 3
 # How long before one changes its role: changing back costs a drain.
 FLIP_HOLD_SECONDS = 20.0
 # Spare for so long, a worker is waited for instead of a new one being made.
@@ -73,7 +80,7 @@ def decide(
     """
     history = _kept((*state.history, signals), UNREST_SECONDS)
     rates = forecast(history, settings.cold_start_seconds + signals.seconds)
-    needed = _needed(rates.demand, signals, settings)
+    needed = _needed(rates.demand, signals, settings, history[-LIVE_TICKS:])
     aged = tuple(
         replace(past, age_seconds=past.age_seconds + signals.seconds)
         for past in state.needed
@@ -92,7 +99,7 @@ def decide(
             recent,
             limits,
             flip_held_whole=seen_seconds >= FLIP_AFTER_SECONDS,
-            whole_hold=seen_seconds >= HOLD_SECONDS,
+            seen_seconds=seen_seconds,
         )
     chosen, reason = _within(chosen, reason, limits, rates.demand)
     changed = chosen != now
@@ -102,7 +109,9 @@ def decide(
     )
 
 
-def _needed(demand: Demand, signals: Signals, settings: Settings) -> Split:
+def _needed(
+    demand: Demand, signals: Signals, settings: Settings, lately: tuple[Signals, ...]
+) -> Split:
     prefill = prefill_workers(demand, settings.capacity, settings.objectives)
     decode = decode_workers(demand, settings.capacity, settings.objectives)
     # What waits is not in the rate of arrivals: it must go while a new worker starts.
@@ -115,12 +124,30 @@ def _needed(demand: Demand, signals: Signals, settings: Settings) -> Split:
     )
     if signals.decoding > most * max(signals.decode, 1):
         decode = max(decode, -(-signals.decoding // most))
+    decode = max(decode, _decode_by_sequences(lately, demand, settings, most))
     # An open request needs its workers, however long ago it came.
     if signals.backlog_tokens > 0:
         prefill, decode = max(prefill, 1), max(decode, 1)
     elif signals.decoding > 0:
         decode = max(decode, 1)
     return Split(prefill, decode)
+
+
+def _decode_by_sequences(
+    lately: tuple[Signals, ...], demand: Demand, settings: Settings, most: int
+) -> int:
+    """Return the decode workers for the tokens that the sequences of now make.
+
+    Answers that have ended tell the lengths of those before; that answers become longer shows in
+    how many sequences there are at once.
+    """
+    capacity, context = settings.capacity, demand.context_tokens
+    workers = max(lately[-1].decode, 1)
+    each = sum(tick.decoding for tick in lately) / len(lately) / workers
+    if each <= 0:
+        return 0
+    rate = workers * each / capacity.step(each, each * context)
+    return math.ceil(rate * capacity.step(most, most * context) / most)
 
 
 def _with_hysteresis(
@@ -130,12 +157,10 @@ def _with_hysteresis(
     limits: Limits,
     *,
     flip_held_whole: bool,
-    whole_hold: bool,
+    seen_seconds: float,
 ) -> tuple[Split, str]:
     """Grow at once; shrink what was too large for the whole hold; flip before adding."""
-    held = Split(
-        max(past.split.prefill for past in recent), max(past.split.decode for past in recent)
-    )
+    held = _most(recent, HOLD_SECONDS)
     grow = Split(max(now.prefill, needed.prefill), max(now.decode, needed.decode))
     may_flip = limits.flips and None is limits.fixed_prefill is limits.fixed_decode
     if may_flip and flip_held_whole:
@@ -153,10 +178,38 @@ def _with_hysteresis(
             return now, "FlipSoon"
     if grow != now:
         return grow, "MoreDemand"
-    if not whole_hold:
+    if seen_seconds < SHRINK_AFTER_SECONDS:
         return now, "Watching"
-    shrunk = Split(min(now.prefill, held.prefill), min(now.decode, held.decode))
+    lately = _most(recent, SHORT_HOLD_SECONDS)
+    most = Split(
+        max(_with_spare(lately.prefill), math.ceil(held.prefill / 2)),
+        max(_with_spare(lately.decode), math.ceil(held.decode / 2)),
+    )
+    if seen_seconds >= HOLD_SECONDS:
+        most = Split(min(most.prefill, held.prefill), min(most.decode, held.decode))
+    lowest = _least(recent, RISE_SECONDS)
+    needed = recent[-1].split
+    shrunk = Split(
+        now.prefill if needed.prefill > lowest.prefill else min(now.prefill, most.prefill),
+        now.decode if needed.decode > lowest.decode else min(now.decode, most.decode),
+    )
     return shrunk, "LessDemand" if shrunk != now else "Steady"
+
+
+def _most(recent: tuple[Needed, ...], seconds: float) -> Split:
+    """Return the most workers of each role that were needed in so long."""
+    lately = [past.split for past in recent if past.age_seconds <= seconds]
+    return Split(max(each.prefill for each in lately), max(each.decode for each in lately))
+
+
+def _least(recent: tuple[Needed, ...], seconds: float) -> Split:
+    """Return the fewest."""
+    lately = [past.split for past in recent if past.age_seconds <= seconds]
+    return Split(min(each.prefill for each in lately), min(each.decode for each in lately))
+
+
+def _with_spare(count: int) -> int:
+    return count + max(1, math.ceil(SPARE * count))
 
 
 def _spare(now: Split, recent: tuple[Needed, ...], limits: Limits, seconds: float) -> Split:

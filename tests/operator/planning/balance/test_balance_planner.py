@@ -13,6 +13,7 @@ from steelyard_operator.planning.balance.cost import dollars_per_million
 from steelyard_operator.planning.balance.ledger import line, replay
 from steelyard_operator.planning.balance.planner import (
     HOLD_SECONDS,
+    SHORT_HOLD_SECONDS,
     Decision,
     Needed,
     PlannerState,
@@ -76,14 +77,17 @@ def test_more_demand_is_followed_at_the_next_ticks() -> None:
 
 
 def test_less_demand_waits_for_the_hold() -> None:
-    """A worker is removed only when it was not needed for the whole hold."""
+    """The last spare worker goes when it was not needed for the whole hold, the others sooner."""
     quiet = [{"requests": 15}] * 80
-    made = played([{"requests": 150}] * 60 + quiet, Split(4, 1))
+    made = played([{"requests": 150}] * 60 + quiet, Split(5, 1))
     sizes = [decision.split.total for decision in made[60:]]
     first = next(index for index, size in enumerate(sizes) if size < sizes[0])
+    last = next(index for index, size in enumerate(sizes) if size == sizes[-1])
 
-    assert first * TICK >= HOLD_SECONDS - TICK
-    assert sizes[-1] < sizes[0]
+    assert SHORT_HOLD_SECONDS <= first * TICK < HOLD_SECONDS
+    assert last * TICK >= HOLD_SECONDS - TICK
+    assert sizes[last - 1] == sizes[-1] + 1
+    assert sizes[-1] == 2
 
 
 @pytest.mark.parametrize("spare_ticks", [3, 20])

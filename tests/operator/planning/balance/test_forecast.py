@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from steelyard_operator.planning.balance.forecast import forecast
+from steelyard_operator.planning.balance.forecast import MARGIN, forecast
 from steelyard_operator.planning.balance.signals import Signals
 
 TICK = 5.0
@@ -61,8 +61,7 @@ def test_the_noise_of_steady_traffic_is_no_turn() -> None:
     for end in range(12, len(history)):
         window = history[end - 12 : end]
         whole = sum(each.requests for each in window)
-        # Arrivals a second of the window and their margin, for chance, of 0.9 deviations.
-        expected = (whole + 0.9 * whole**0.5) / (12 * TICK)
+        expected = (whole + MARGIN * whole**0.5) / (12 * TICK)
         shortened += forecast(window, 0.0).demand.requests != pytest.approx(expected)
 
     assert shortened <= len(history) / 200
