@@ -2,7 +2,8 @@
 
 It runs where the tests run and reaches the pods through the API server (`kubectl proxy`), so the
 cluster needs no image of it. What the Prometheus operator makes of a PodMonitor is made here: the
-same labels select pods, and the same labels are on the series.
+same labels select pods, and the same labels are on the series. Debian's Prometheus does not find
+pods by itself; it gets a file with the labels that its own discovery would give them.
 """
 
 import json
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(program: str, kubectl: Kubectl, folder: Path) -> Iterator[Prometheus]:
-    """A Prometheus that reads every pod of the namespace that a PodMonitor selects.
+    """A Prometheus that reads every pod of the namespace that a PodMonitor selects now.
 
     Args:
         program: its path.
@@ -63,7 +64,9 @@ def prometheus(program: str, kubectl: Kubectl, folder: Path) -> Iterator[Prometh
         folder: for its data, its configuration and its log.
     """
     with _proxy(kubectl) as address:
-        jobs = [job(monitor, address, kubectl.namespace) for monitor in pod_monitors()]
+        pods = folder / "pods.json"
+        pods.write_text(json.dumps(discovered(kubectl.items("pods"))))
+        jobs = [job(monitor, address, pods) for monitor in pod_monitors()]
         configuration = {"global": {"scrape_interval": SCRAPE}, "scrape_configs": jobs}
         path = folder / "prometheus.yaml"
         path.write_text(yaml.safe_dump(configuration))
@@ -97,13 +100,33 @@ def prometheus(program: str, kubectl: Kubectl, folder: Path) -> Iterator[Prometh
             process.wait(30)
 
 
-def job(monitor: Mapping[str, Any], proxy: str, namespace: str) -> dict[str, Any]:
+def discovered(pods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return every port of these pods, labelled as Prometheus' discovery labels it."""
+    found = []
+    for pod in pods:
+        meta = pod["metadata"]
+        labels = {f"{META}namespace": meta["namespace"], f"{META}pod_name": meta["name"]}
+        for label, value in meta.get("labels", {}).items():
+            labels[f"{META}pod_label_{_spelled(label)}"] = value
+            labels[f"{META}pod_labelpresent_{_spelled(label)}"] = "true"
+        ports = [port for each in pod["spec"]["containers"] for port in each.get("ports", ())]
+        for port in ports:
+            more = {
+                f"{META}pod_container_port_name": port.get("name", ""),
+                f"{META}pod_container_port_number": str(port["containerPort"]),
+            }
+            target = f"{meta['name']}:{port['containerPort']}"
+            found.append({"targets": [target], "labels": {**labels, **more}})
+    return found
+
+
+def job(monitor: Mapping[str, Any], proxy: str, pods: Path) -> dict[str, Any]:
     """Return the job that reads what a PodMonitor selects.
 
     Args:
         monitor: with one endpoint.
         proxy: host and port through which the API server is reached.
-        namespace: of the pods.
+        pods: the file with their ports.
     """
     spec = monitor["spec"]
     (endpoint,) = spec["podMetricsEndpoints"]
@@ -132,9 +155,7 @@ def job(monitor: Mapping[str, Any], proxy: str, namespace: str) -> dict[str, Any
     return {
         "job_name": monitor["metadata"]["name"],
         "honor_labels": endpoint.get("honorLabels", False),
-        "kubernetes_sd_configs": [
-            {"role": "pod", "api_server": f"http://{proxy}", "namespaces": {"names": [namespace]}}
-        ],
+        "file_sd_configs": [{"files": [str(pods)]}],
         "relabel_configs": rules,
     }
 
