@@ -78,7 +78,7 @@ def fused_llama(ops: Ops, shape: LlamaShape, weights: LlamaWeights) -> "FusedLla
     """Return the whole forward pass as one call, where the implementation of `ops` has that."""
     from steelyard_kernels.cpu.ops import CpuOps
 
-    if not isinstance(ops, CpuOps):
+    if not isinstance(ops, CpuOps) or any(layer.head_norm is not None for layer in weights.layers):
         return None
     from steelyard_kernels.cpu.llama import FusedLlama
 

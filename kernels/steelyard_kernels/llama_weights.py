@@ -30,6 +30,7 @@ class LlamaLayer:
     post_attention_norm: Tensor  # (hidden,)
     gate_up: Linear  # hidden -> 2 * intermediate
     down: Linear  # intermediate -> hidden
+    head_norm: Tensor | None = None  # (heads + kv_heads, head_dim): of queries and keys, Qwen 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,11 @@ from steelyard_runtime.checkpoint_files.safetensors_header import read_json
 from steelyard_runtime.errors import CheckpointError
 
 # Hugging Face's class names; `models/registry.py` has a loader for each.
+LLAMA, QWEN2, QWEN3 = "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"
 GPT_OSS = "GptOssForCausalLM"
-SUPPORTED = frozenset({"LlamaForCausalLM", GPT_OSS})
+SUPPORTED = frozenset({LLAMA, QWEN2, QWEN3, GPT_OSS})
 # GGUF's architecture names in Hugging Face's terms.
-GGUF_ARCHITECTURES = {"llama": "LlamaForCausalLM"}
+GGUF_ARCHITECTURES = {"llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3}
 
 
 def check_architecture(path: Path) -> None:

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelyard_runtime.checkpoint_files.architectures import GGUF_ARCHITECTURES, GPT_OSS
+from steelyard_runtime.checkpoint_files.architectures import (
+    GGUF_ARCHITECTURES,
+    GPT_OSS,
+    QWEN2,
+    QWEN3,
+)
 from steelyard_runtime.checkpoint_files.fields import Fields
 from steelyard_runtime.checkpoint_files.gguf_header import MAGIC, GGUFHeader, read_gguf_header
 from steelyard_runtime.checkpoint_files.safetensors_header import read_json
@@ -59,11 +64,13 @@ class ModelConfig:
     rope_theta: float
     rope_scaling: RopeScaling | None
     tie_word_embeddings: bool
-    attention_bias: bool
+    attention_bias: bool  # of queries, keys and values
     mlp_bias: bool
     eos_token_ids: frozenset[int]
     mixture: Mixture | None = None
     windows: tuple[int, ...] = ()  # by layer: how many tokens a query sees; 0: all; (): all layers
+    output_bias: bool = False  # of attention's output
+    head_norm: bool = False  # each head of queries and keys is normalised before RoPE
 
 
 def is_gguf(path: Path) -> bool:
@@ -133,6 +140,8 @@ def config_from_gguf(header: GGUFHeader) -> ModelConfig:
         tie_word_embeddings="output.weight" not in header.tensors,
         attention_bias="blk.0.attn_q.bias" in header.tensors,
         mlp_bias="blk.0.ffn_gate.bias" in header.tensors,
+        output_bias="blk.0.attn_output.bias" in header.tensors,
+        head_norm=architecture == QWEN3,
         eos_token_ids=frozenset(header.metadata[end] for end in ends if end in header.metadata),
     )
     return _checked(config, str(header.path))
@@ -146,7 +155,12 @@ def config_from_directory(directory: Path) -> ModelConfig:
     architectures = raw.get("architectures")
     if not isinstance(architectures, list) or not architectures:
         raise CheckpointError(f"{path}: 'architectures' must be a list with one class name")
-    mixed = architectures[0] == GPT_OSS
+    name = str(architectures[0])
+    mixed = name == GPT_OSS
+    if name in (QWEN2, QWEN3) and raw.get("use_sliding_window"):
+        raise CheckpointError(f"{path}: use_sliding_window is true; must be false")
+    # Qwen 2 has a bias at queries, keys and values alone, and config.json does not say so.
+    bias = bool(raw.get("attention_bias", mixed))
     _check_quantization(path, raw, mixed=mixed)
     if raw.get("hidden_act", "silu") != "silu":
         raise CheckpointError(f"{path}: hidden_act is '{raw['hidden_act']}'; must be 'silu'")
@@ -156,7 +170,7 @@ def config_from_directory(directory: Path) -> ModelConfig:
     max_position = fields.positive("max_position_embeddings", 2048)
     theta, scaling = _hf_rope(path, raw, max_position)
     config = ModelConfig(
-        architecture=str(architectures[0]),
+        architecture=name,
         vocab_size=fields.positive("vocab_size"),
         hidden_size=hidden_size,
         intermediate_size=fields.positive("intermediate_size"),
@@ -169,11 +183,13 @@ def config_from_directory(directory: Path) -> ModelConfig:
         rope_theta=theta,
         rope_scaling=scaling,
         tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        attention_bias=bool(raw.get("attention_bias", mixed)),
+        attention_bias=bias or name == QWEN2,
         mlp_bias=bool(raw.get("mlp_bias", False)),
         eos_token_ids=_hf_eos(directory, raw),
         mixture=_mixture(fields) if mixed else None,
         windows=_windows(path, raw, fields) if mixed else (),
+        output_bias=bias and name != QWEN2,
+        head_norm=name == QWEN3,
     )
     return _checked(config, str(path))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from steelyard_runtime.checkpoint_files.architectures import LLAMA
 from steelyard_runtime.checkpoint_files.gguf_header import TensorEntry, read_gguf_header
 from steelyard_runtime.checkpoint_files.model_config import config_from_gguf
 from steelyard_runtime.errors import CheckpointError
@@ -25,6 +26,8 @@ _IN_LAYER = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -59,9 +62,10 @@ class GGUFCheckpoint:
             )
         require_shape(self.path, stored, entry.shape, tuple(destination.shape))
         values = self._values(entry)
-        if ".attn_q." in stored:
+        # Only Llama's rows are in llama.cpp's own order.
+        if self.config.architecture == LLAMA and ".attn_q." in stored:
             values = unpermute(values, self.config.num_heads)
-        elif ".attn_k." in stored:
+        elif self.config.architecture == LLAMA and ".attn_k." in stored:
             values = unpermute(values, self.config.num_kv_heads)
         destination.view(values.shape).copy_(values)
 

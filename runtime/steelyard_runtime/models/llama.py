@@ -1,5 +1,6 @@
-"""Llama: RMSNorm, RoPE, grouped-query attention, SwiGLU. Llama 2 and 3, SmolLM2.
+"""Llama: RMSNorm, RoPE, grouped-query attention, SwiGLU. Llama 2 and 3, SmolLM2, Qwen 2 and 3.
 
+Qwen 2 has biases at queries, keys and values; Qwen 3 normalises each head of queries and keys.
 Query, key and value projections are one matrix, gate and up projections another.
 """
 
@@ -76,8 +77,11 @@ class Llama:
         for index, layer in enumerate(weights.layers):
             if index:
                 x = ops.add_rms_norm(x, residual, layer.input_norm, eps)
+            qkv = layer.qkv(x)
+            if layer.head_norm is not None:
+                norm_heads(qkv, layer.head_norm, eps)
             query = ops.rope_write_kv(
-                layer.qkv(x), weights.cos_sin, batch.positions, batch.slots, kv_layers[index]
+                qkv, weights.cos_sin, batch.positions, batch.slots, kv_layers[index]
             )
             x = layer.output(ops.paged_attention(query, kv_layers[index], attention, self.scale))
             x = ops.add_rms_norm(x, residual, layer.post_attention_norm, eps)
@@ -86,6 +90,20 @@ class Llama:
         rows = batch.logit_rows
         last = ops.add_rms_norm(x[rows], residual[rows], weights.final_norm, eps)
         return weights.head(last).float()
+
+
+def norm_heads(qkv: Tensor, weight: Tensor, eps: float) -> None:
+    """Normalise each head of queries and keys in place: RMSNorm over the head.
+
+    Args:
+        qkv: (T, (heads + 2 * kv_heads) * head_dim).
+        weight: (heads + kv_heads, head_dim).
+        eps: added to the mean square.
+    """
+    heads = qkv[:, : weight.numel()].unflatten(1, tuple(weight.shape))
+    wide = heads.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
+    heads.copy_((wide * scale).to(heads.dtype) * weight)
 
 
 def load_llama(
@@ -128,11 +146,23 @@ def _layer(reader: WeightReader, config: ModelConfig, index: int) -> LlamaLayer:
     attention.append(("self_attn.v_proj", keys))
     gates = [("mlp.gate_proj", wide), ("mlp.up_proj", wide)]
     bias, mlp_bias = config.attention_bias, config.mlp_bias
+    head_norm = None
+    if config.head_norm:
+        norms = [
+            reader.parameter(f"{prefix}self_attn.{name}_norm.weight", config.head_dim).expand(
+                heads, config.head_dim
+            )
+            for name, heads in (("q", config.num_heads), ("k", config.num_kv_heads))
+        ]
+        head_norm = torch.cat(norms)
     return LlamaLayer(
         input_norm=reader.parameter(prefix + "input_layernorm.weight", hidden),
         qkv=reader.fused(prefix, attention, hidden, bias=bias),
-        output=reader.fused(prefix, [("self_attn.o_proj", hidden)], queries, bias=bias),
+        output=reader.fused(
+            prefix, [("self_attn.o_proj", hidden)], queries, bias=config.output_bias
+        ),
         post_attention_norm=reader.parameter(prefix + "post_attention_layernorm.weight", hidden),
         gate_up=reader.fused(prefix, gates, hidden, bias=mlp_bias),
         down=reader.fused(prefix, [("mlp.down_proj", hidden)], wide, bias=mlp_bias),
+        head_norm=head_norm,
     )

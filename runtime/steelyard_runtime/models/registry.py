@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from steelyard_runtime.checkpoint_files.architectures import GPT_OSS
+from steelyard_runtime.checkpoint_files.architectures import GPT_OSS, LLAMA, QWEN2, QWEN3
 from steelyard_runtime.errors import CheckpointError
 from steelyard_runtime.models.batch import Model
 from steelyard_runtime.models.checkpoint import Checkpoint
@@ -28,7 +28,12 @@ def _gpt_oss(
     return load_gpt_oss(checkpoint, device, dtype, block_tokens)
 
 
-ARCHITECTURES: dict[str, Loader] = {"LlamaForCausalLM": _llama, GPT_OSS: _gpt_oss}
+ARCHITECTURES: dict[str, Loader] = {
+    LLAMA: _llama,
+    QWEN2: _llama,
+    QWEN3: _llama,
+    GPT_OSS: _gpt_oss,
+}
 
 
 def load_model(
