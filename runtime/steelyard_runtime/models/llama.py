@@ -100,7 +100,7 @@ def norm_heads(qkv: Tensor, weight: Tensor, eps: float) -> None:
         weight: (heads + kv_heads, head_dim).
         eps: added to the mean square.
     """
-    heads = qkv[:, : weight.numel()].unflatten(1, tuple(weight.shape))
+    heads = qkv[:, : weight.numel()].view(len(qkv), *weight.shape)
     wide = heads.float()
     scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
     heads.copy_((wide * scale).to(heads.dtype) * weight)

@@ -14,6 +14,7 @@ from steelyard_runtime.server.sampling_fields import response_grammar
 from steelyard_runtime.server.served_model import Worker
 from steelyard_runtime.server.serving import Prepared
 from steelyard_runtime.tokenization.parsers.base import CallIds, OutputParser
+from steelyard_runtime.tokenization.parsers.harmony import HarmonyParser
 from steelyard_runtime.tokenization.parsers.registry import (
     guided_call_parser,
     reasoning_parser,
@@ -125,7 +126,10 @@ def _parser(
         return guided_call_parser(choice.function.name, call_ids)
     if choice == "required":
         return guided_call_parser(None, call_ids)
-    if body.tools and choice != "none":
+    calls = bool(body.tools) and choice != "none"
+    if worker.loaded_text().tokenizer.speaks_harmony:
+        return HarmonyParser(call_ids if calls else None)
+    if calls:
         parser = tool_call_parser(settings.tool_call_parser, call_ids)
     if settings.reasoning_parser is None:
         return parser

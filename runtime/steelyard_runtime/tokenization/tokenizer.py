@@ -14,6 +14,7 @@ from functools import cached_property
 from tokenizers import Tokenizer as Backend
 
 from steelyard_runtime.errors import RequestError
+from steelyard_runtime.tokenization.parsers import harmony
 from steelyard_runtime.tokenization.token_bytes import read_byte_rules
 
 # Some checkpoints call these special; they are parts of the answer that `parsers/` read.
@@ -43,10 +44,13 @@ class Tokenizer:
         self.chat_templates = dict(chat_templates or {})
         added = backend.get_added_tokens_decoder()
         self._added = {token_id: token.content for token_id, token in added.items()}
+        self.speaks_harmony = set(self._added.values()) >= harmony.TAGS
+        """Whether answers are messages with channels, as gpt-oss writes them."""
+        tags = _ANSWER_TAGS | harmony.TAGS if self.speaks_harmony else _ANSWER_TAGS
         self.special_token_ids = frozenset(
             token_id
             for token_id, token in added.items()
-            if token.special and token.content not in _ANSWER_TAGS
+            if token.special and token.content not in tags
         )
         vocabulary = backend.get_vocab(with_added_tokens=True)
         # Sparse vocabularies exist: ids reach further than the number of tokens.

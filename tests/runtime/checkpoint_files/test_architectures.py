@@ -18,7 +18,9 @@ def test_every_supported_architecture_has_a_loader() -> None:
 
 def test_a_gguf_file_of_another_architecture_is_refused(write_gguf: Callable[..., Path]) -> None:
     """The sentence names the file, its architecture and those that can run."""
-    with pytest.raises(CheckpointError, match=r"tiny.gguf has the .* 'falcon'.*: llama, qwen2, qwen3$"):
+    with pytest.raises(
+        CheckpointError, match=r"tiny.gguf has the .* 'falcon'.*: llama, qwen2, qwen3$"
+    ):
         check_architecture(write_gguf(architecture="falcon"))
 
 
