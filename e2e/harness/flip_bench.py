@@ -127,7 +127,7 @@ class FlipBench:
 
     def play(self, phases: Sequence[Phase]) -> dict[str, Any]:
         """Send the arrivals of the phases; returns what came of them and every flip meanwhile."""
-        plan = {"arrivals": arrivals(phases, self.seed), "seed": self.seed}
+        plan = {"arrivals": arrivals(phases, self.seed)}
         seconds = sum(phase.seconds for phase in phases)
         with watched(self.cluster.kubectl, f"{self.service.selector}") as labels:
             lines = self._run("open", plan, seconds + 600)
@@ -154,12 +154,14 @@ class FlipBench:
         return [line for line in log.splitlines() if line.startswith("{") and about in line]
 
     def _run(self, command: str, plan: dict[str, Any], seconds: float) -> list[dict[str, Any]]:
-        kubectl, name = self.cluster.kubectl, f"bench-driver-{next(_numbers)}"
+        number = next(_numbers)
+        kubectl, name = self.cluster.kubectl, f"bench-driver-{number}"
         kinds = {
             kind.name: {"input_tokens": kind.input_tokens, "output_tokens": kind.output_tokens}
             for kind in KINDS.values()
         }
-        whole = {"url": self.service.url(), "model": NAME, "kinds": kinds, **plan}
+        # Every run has prompts of its own: those of an earlier one may still be in a cache.
+        whole = {"url": self.service.url(), "model": NAME, "kinds": kinds, "run": number, **plan}
         DriverPod(name, self.cluster.driver_image, SCRIPT).create(kubectl, command, whole)
 
         def over() -> bool:

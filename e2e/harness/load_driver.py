@@ -21,10 +21,13 @@ SILENCE_SECONDS = 180.0
 
 
 async def ask(
-    session: aiohttp.ClientSession, plan: dict[str, Any], kind: dict[str, int], seed: int
+    session: aiohttp.ClientSession, plan: dict[str, Any], kind: dict[str, int], name: str
 ) -> dict[str, Any]:
-    """Return what became of one request: seconds, or an error."""
-    draw = random.Random(seed)
+    """Return what became of one request: seconds, or an error.
+
+    Its prompt follows from `name` and the plan's `run`.
+    """
+    draw = random.Random(f"{plan['run']}/{name}")
     body = {
         "model": plan["model"],
         "prompt": [draw.choice(TOKEN_IDS) for _ in range(kind["input_tokens"])],
@@ -78,7 +81,7 @@ async def play_open(plan: dict[str, Any]) -> None:
         async def one(number: int, arrival: dict[str, Any]) -> None:
             await asyncio.sleep(max(0.0, begin + arrival["at"] - time.monotonic()))
             kind = plan["kinds"][arrival["kind"]]
-            came = await ask(session, plan, kind, plan["seed"] * 100_000 + number)
+            came = await ask(session, plan, kind, str(number))
             print(json.dumps({**arrival, **came}), flush=True)
 
         await asyncio.gather(*(one(n, arrival) for n, arrival in enumerate(plan["arrivals"])))
@@ -94,7 +97,7 @@ async def play_closed(plan: dict[str, Any]) -> None:
         async def worker(number: int) -> None:
             turn = 0
             while time.monotonic() - begin < plan["seconds"]:
-                came = await ask(session, plan, kind, number * 10_000 + turn)
+                came = await ask(session, plan, kind, f"{number}/{turn}")
                 records.append({"at": time.monotonic() - begin, **came})
                 turn += 1
 

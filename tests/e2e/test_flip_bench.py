@@ -148,10 +148,10 @@ def test_a_request_is_measured_from_its_sending() -> None:
         runner = web.AppRunner(application)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        plan = {"url": f"http://127.0.0.1:{runner.addresses[0][1]}", "model": "m"}
+        plan = {"url": f"http://127.0.0.1:{runner.addresses[0][1]}", "model": "m", "run": 1}
         async with aiohttp.ClientSession() as session:
             found = [
-                await ask(session, plan, {"input_tokens": 5, "output_tokens": tokens}, seed=1)
+                await ask(session, plan, {"input_tokens": 5, "output_tokens": tokens}, "1")
                 for tokens in (3, 2, 1)
             ]
         await runner.cleanup()
