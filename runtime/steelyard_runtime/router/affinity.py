@@ -16,7 +16,8 @@ from xxhash import xxh3_64_intdigest
 
 CHUNK_CHARACTERS = 256
 CHUNK_TOKENS = 64  # of a prompt that is given as token ids
-CHUNKS_PER_WORKER = 8192
+# How many chunks are remembered of a worker: at most, and after any number of mistakes.
+CHUNKS_PER_WORKER, FEWEST_CHUNKS = 8192, 16
 CHUNKS_PER_PROMPT = 1024  # longer prompts are told apart by their first 256 Ki characters
 _SEED = 0x5354454C  # any fixed number: all routers of a service agree
 
@@ -87,10 +88,16 @@ def token_chunks(tokens: Sequence[int]) -> Iterable[bytes]:
 
 
 class PrefixMemory:
-    """The chunk hashes that each worker has probably cached, newest last."""
+    """The chunk hashes that each worker has probably cached, newest last.
+
+    How much a worker's cache holds is learned from its answers: what is remembered of it is halved
+    when a prompt that was taken for cached was not, and grows with each that was (as TCP finds its
+    window: additive increase, multiplicative decrease). Only answers with `usage` tell it.
+    """
 
     def __init__(self, chunks_per_worker: int = CHUNKS_PER_WORKER) -> None:
         self._limit = chunks_per_worker
+        self._limits: dict[str, int] = {}
         self._seen: dict[str, OrderedDict[int, None]] = {}
 
     def warm_chunks(self, worker_id: str, hashes: Sequence[int]) -> int:
@@ -110,16 +117,32 @@ class PrefixMemory:
         for chunk in reversed(hashes):
             seen[chunk] = None
             seen.move_to_end(chunk)
-        while len(seen) > self._limit:
-            seen.popitem(last=False)
+        self._trim(worker_id)
+
+    def confirm(self, worker_id: str, chunks: int, *, cached: bool) -> None:
+        """Learn from the answer to a prompt of so many chunks that was taken for cached."""
+        limit = self._limits.get(worker_id, self._limit)
+        if cached:
+            limit = min(self._limit, limit + chunks)
+        else:
+            limit = max(FEWEST_CHUNKS, min(limit, self.size(worker_id)) // 2)
+        self._limits[worker_id] = limit
+        self._trim(worker_id)
 
     def forget(self, worker_id: str) -> None:
         """Drop what is known of a worker: it is gone, or it restarted with an empty cache."""
         self._seen.pop(worker_id, None)
+        self._limits.pop(worker_id, None)
 
     def size(self, worker_id: str) -> int:
         """Return how many chunks are remembered of a worker."""
         return len(self._seen.get(worker_id, ()))
+
+    def _trim(self, worker_id: str) -> None:
+        seen = self._seen.get(worker_id)
+        limit = self._limits.get(worker_id, self._limit)
+        while seen and len(seen) > limit:
+            seen.popitem(last=False)
 
 
 class TokenEstimator:

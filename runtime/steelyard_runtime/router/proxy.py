@@ -90,8 +90,10 @@ class Proxy:
         try:
             document: dict[str, Any] = orjson.loads(content)
             document.pop("kv_transfer_params", None)
-            self._learn(call, document["usage"]["prompt_tokens"])
-            call.output_tokens = document["usage"].get("completion_tokens", 0)
+            usage = document["usage"]
+            details = usage.get("prompt_tokens_details") or {}
+            self._learn(call, usage["prompt_tokens"], details.get("cached_tokens"))
+            call.output_tokens = usage.get("completion_tokens", 0)
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
             raise WorkerFailedError("bad_answer") from None
         return document
@@ -244,16 +246,19 @@ class Proxy:
 
     def _finish(self, call: Call, transcript: Transcript) -> None:
         if transcript.prompt_tokens:
-            self._learn(call, transcript.prompt_tokens)
+            self._learn(call, transcript.prompt_tokens, transcript.cached_tokens)
         first_seconds = call.first_token_seconds
         tokens = call.output_tokens = transcript.completion_tokens
         if first_seconds is not None and tokens > 1:
             spent_seconds = asyncio.get_running_loop().time() - first_seconds
             self._metrics.tpot_seconds.observe(spent_seconds / (tokens - 1))
 
-    def _learn(self, call: Call, prompt_tokens: int) -> None:
+    def _learn(self, call: Call, prompt_tokens: int, cached: Any) -> None:
         call.input_tokens = prompt_tokens
         self._estimator.learn(call.characters, prompt_tokens)
+        if call.decision == "warm" and not call.failures and isinstance(cached, int):
+            there = 2 * cached >= prompt_tokens
+            self._memory.confirm(call.worker_id, len(call.hashes), cached=there)
 
     async def _fail_midway(self, client: ClientStream, error: RequestError) -> web.StreamResponse:
         document = {

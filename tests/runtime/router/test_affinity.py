@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from steelyard_runtime.router.affinity import (
     CHUNK_CHARACTERS,
+    FEWEST_CHUNKS,
     PrefixMemory,
     TokenEstimator,
     chain_hashes,
@@ -97,3 +98,29 @@ def test_tokens_per_character_are_learned() -> None:
 def test_token_chunks_are_counted_in_tokens() -> None:
     """A prompt of token ids is cut at fixed numbers of tokens."""
     assert len(list(token_chunks(list(range(200))))) == 3
+
+
+def test_the_size_of_a_workers_cache_is_learned_from_its_answers() -> None:
+    """Halved by each mistake down to a few chunks, and grown again by what was there."""
+    memory = PrefixMemory(chunks_per_worker=100)
+    for prompt in range(20):
+        memory.remember("a", range(10 * prompt, 10 * prompt + 10))
+        memory.remember("b", range(10 * prompt, 10 * prompt + 10))
+
+    memory.confirm("a", 10, cached=False)
+    assert (memory.size("a"), memory.size("b")) == (50, 100)
+    assert memory.warm_chunks("a", range(190, 200)) == 10, "the newest stay"
+    for _ in range(5):
+        memory.confirm("a", 10, cached=False)
+    assert memory.size("a") == FEWEST_CHUNKS
+
+    for _ in range(3):
+        memory.confirm("a", 10, cached=True)
+    for prompt in range(20):
+        memory.remember("a", range(10 * prompt, 10 * prompt + 10))
+    assert memory.size("a") == FEWEST_CHUNKS + 30
+
+    memory.forget("a")  # it has restarted, maybe with another cache
+    for prompt in range(20):
+        memory.remember("a", range(10 * prompt, 10 * prompt + 10))
+    assert memory.size("a") == 100

@@ -98,6 +98,33 @@ async def test_warm_prompt_is_not_prefilled_again(tmp_path: Path) -> None:
     assert len(prefill.seen) == 1
 
 
+@pytest.mark.parametrize("streams", [True, False])
+async def test_what_was_not_cached_after_all_is_forgotten(tmp_path: Path, streams: bool) -> None:
+    """A worker whose cache is small lost what the router remembers: it is asked to prefill less."""
+    prefill, decode = FakeWorker("prefill"), FakeWorker("decode")
+    prompts = [
+        f"{name} " * 700 for name in ("one", "two", "six", "ten", "red", "sea", "sky", "ice")
+    ]
+    async with running_service(tmp_path, prefill, decode) as running:
+
+        async def ask(prompt: str) -> None:
+            body: dict[str, Any] = {"prompt": prompt}
+            if streams:
+                options = {"include_usage": True}
+                await running.stream({**body, "stream_options": options}, "/v1/completions")
+            else:
+                await running.post(body, "/v1/completions")
+
+        for prompt in prompts:
+            await ask(prompt)
+        await ask(prompts[0])  # taken for cached; the answer says that nothing was
+        await ask(prompts[1])
+        warm = await running.metric("prefill_decisions_total", decision="warm")
+
+    assert warm == 1
+    assert len(prefill.seen) == len(prompts) + 1
+
+
 async def test_prefill_worker_of_another_layout_is_left_out(tmp_path: Path) -> None:
     """Workers with different KV fingerprints are never paired."""
     prefill = FakeWorker("prefill", fingerprint="a" * 16)
