@@ -92,7 +92,7 @@ class PrefixMemory:
 
     How much a worker's cache holds is learned from its answers: what is remembered of it is halved
     when a prompt that was taken for cached was not, and grows with each that was (as TCP finds its
-    window: additive increase, multiplicative decrease). Only answers with `usage` tell it.
+    window: additive increase, multiplicative decrease).
     """
 
     def __init__(self, chunks_per_worker: int = CHUNKS_PER_WORKER) -> None:

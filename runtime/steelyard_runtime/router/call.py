@@ -49,6 +49,17 @@ class Call:
     cached_tokens: int = 0  # of those, what that worker had in its prefix cache
     client: ClientStream | None = None  # of a request that streams
 
+    def decode_fields(self) -> dict[str, Any]:
+        """Return the body for a decode worker.
+
+        One whose cache is trusted is asked for the usage, which says how much was there.
+        """
+        fields = dict(self.body)
+        if self.decision == "warm" and fields.get("stream"):
+            options = fields.get("stream_options") or {}
+            fields["stream_options"] = {**options, "include_usage": True}
+        return fields
+
     @property
     def committed(self) -> bool:
         """Whether the client has its status already: it cannot be told to come again."""

@@ -120,6 +120,7 @@ class Proxy:
             choices=call.checked.choices,
             keep_token_ids=call.checked.wants_token_ids,
             keep_timing="steelyard" in call.body,
+            keep_usage=call.checked.wants_usage,
         )
         kind: ReplayKind = "fresh"
         replayed = False
@@ -204,7 +205,7 @@ class Proxy:
     async def _decode_body(
         self, call: Call, target: Target, *, with_prefill: bool
     ) -> dict[str, Any]:
-        fields = dict(call.body)
+        fields = call.decode_fields()
         if with_prefill and target.prefill is not None:
             params = await self._dispatcher.prefill(call, target.prefill)
             if params is not None:

@@ -33,14 +33,16 @@ class ChoiceState:
 class Transcript:
     """The state of one client stream across workers."""
 
-    def __init__(self, *, choices: int, keep_token_ids: bool, keep_timing: bool) -> None:
+    def __init__(
+        self, *, choices: int, keep_token_ids: bool, keep_timing: bool, keep_usage: bool = True
+    ) -> None:
         self.choices: dict[int, ChoiceState] = {}
         self.expected_choices = choices
         self.done = False
         self.error: dict[str, Any] | None = None  # a worker's error event; ends its attempt
         self.prompt_tokens: int | None = None
         self.cached_tokens: int | None = None
-        self.usage_sent = False
+        self.usage_sent = not keep_usage  # or it is not for the client
         self.has_text = False  # text went out, with or without token ids
         self.has_token_ids = False
         self.identity: dict[str, Any] | None = None
