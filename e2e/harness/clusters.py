@@ -7,7 +7,6 @@ a cluster of our own allows (its API server killed) is a capability that a scena
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,13 +60,7 @@ class Cluster:
     def restart_api_server(self) -> None:
         """Kill the API server; the kubelet starts it again. Returns when it answers again."""
         _in_node(KILL_API_SERVER)
-        started = time.monotonic()
-
-        def answers() -> bool:
-            return self.kubectl("get", "--raw", "/readyz", timeout=5) == "ok"
-
-        wait_for("an API server that answers", answers, seconds=120)
-        assert time.monotonic() > started
+        wait_for("an API server that answers", self.kubectl.answers, seconds=120)
 
     def operator_requests(self) -> list[tuple[str, int]]:
         """Return verb and resource of the operator's requests, and the status codes."""
@@ -111,7 +104,7 @@ def _create(folder: Path, kubeconfig: Path) -> None:
     kubectl = Kubectl(f"kind-{NAME}", NAMESPACE, {"KUBECONFIG": str(kubeconfig)})
     taint = "node-role.kubernetes.io/control-plane:NoSchedule-"
     kubectl("taint", "nodes", "--selector", "node-role.kubernetes.io/control-plane", taint)
-    audit.begin(_in_node, NAMESPACE, lambda: kubectl("get", "--raw", "/readyz", timeout=5) == "ok")
+    audit.begin(_in_node, NAMESPACE, kubectl.answers)
 
 
 def install(kubectl: Kubectl) -> None:

@@ -4,9 +4,10 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 POLL_SECONDS = 0.5
 T = TypeVar("T")
@@ -34,22 +35,47 @@ class Kubectl:
         Raises:
             KubectlError: it failed, or did not end in time.
         """
-        command = ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
         try:
             done = subprocess.run(
-                command,
+                self._command(arguments),
                 check=False,
                 input=stdin,
                 capture_output=True,
                 text=True,
                 timeout=timeout,
-                env={**os.environ, **self.environment},
+                env=self._environment(),
             )
         except subprocess.TimeoutExpired:
             raise KubectlError(f"no end after {timeout} s: {' '.join(arguments)}") from None
         if done.returncode != 0:
             raise KubectlError(f"{' '.join(arguments)}: {done.stderr.strip()}")
         return done.stdout
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator[IO[str]]:
+        """Run a call that does not end by itself; yields what it prints, and ends it."""
+        with subprocess.Popen(
+            self._command(arguments), stdout=subprocess.PIPE, text=True, env=self._environment()
+        ) as process:
+            try:
+                assert process.stdout is not None
+                yield process.stdout
+            finally:
+                process.terminate()
+
+    def _command(self, arguments: Sequence[str]) -> list[str]:
+        return ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **self.environment}
+
+    def answers(self) -> bool:
+        """Whether the API server says that it is ready.
+
+        Raises:
+            KubectlError: it does not answer.
+        """
+        return self("get", "--raw", "/readyz", timeout=5) == "ok"
 
     def read(self, *arguments: str) -> dict[str, Any]:
         """Return what `kubectl get` with these arguments prints."""

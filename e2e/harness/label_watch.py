@@ -1,8 +1,6 @@
 """When each worker had which role, from a watch of its labels."""
 
 import json
-import os
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -69,23 +67,13 @@ class Labels:
 def watched(kubectl: Kubectl, selector: str) -> Iterator[Labels]:
     """Watch pods while the block runs."""
     found = Labels()
-    command = [
-        *("kubectl", "--context", kubectl.context, "--namespace", kubectl.namespace),
-        *("get", "pods", "--selector", selector, "--watch", "--output", "json"),
-    ]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **kubectl.environment},
-    ) as process:
-        reader = threading.Thread(target=_read, args=(process.stdout, found), daemon=True)
+    with kubectl.running(
+        *("get", "pods", "--selector", selector, "--watch", "--output", "json")
+    ) as output:
+        reader = threading.Thread(target=_read, args=(output, found), daemon=True)
         reader.start()
-        try:
-            yield found
-        finally:
-            process.terminate()
-            reader.join(10)
+        yield found
+    reader.join(10)
 
 
 def _read(output: Any, found: Labels) -> None:

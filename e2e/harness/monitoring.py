@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.clusters import OPERATOR
 from harness.kubectl import wait_for
-from harness.prometheus import prometheus
+from harness.prometheus import prometheus_beside
 from harness.world import World
 from steelyard_operator.monitoring.panels import ROWS
 
@@ -34,7 +34,7 @@ def watch_with(program: str, world: World) -> None:
         world.traffic.wait_open()
         with (
             tempfile.TemporaryDirectory() as folder,
-            prometheus(program, kubectl, Path(folder)) as found,
+            prometheus_beside(kubectl, program, Path(folder)) as found,
         ):
             pods = [*service.workers(), *service.routers()]
             pods += kubectl.items("pods", f"app.kubernetes.io/name={OPERATOR}")

@@ -7,60 +7,28 @@ pods by itself; it gets a file with the labels that its own discovery would give
 """
 
 import json
-import os
 import re
-import socket
-import subprocess
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from harness.kubectl import Kubectl, wait_for
+from harness.kubectl import Kubectl
 from steelyard_operator.monitoring.scraping import pod_monitors
+from steelyard_operator.testing.prometheus import Prometheus, prometheus
 
 SCRAPE = "2s"
-RATE_WINDOW = "30s"
 META = "__meta_kubernetes_"
 SNAKE = re.compile(r"(?<!^)(?=[A-Z])")
 
 
-@dataclass(frozen=True, slots=True)
-class Prometheus:
-    """A Prometheus that runs."""
-
-    url: str
-
-    def query(self, expression: str) -> list[Any]:
-        """Return the series that a panel's expression gives, for all services."""
-        chosen = expression.replace("$__rate_interval", RATE_WINDOW)
-        chosen = re.sub(r"\$(namespace|service)", ".+", chosen)
-        return list(self._get("query", query=chosen)["result"])
-
-    def targets(self) -> dict[str, str]:
-        """Return what is read, by pod: an empty text, or why it could not be read."""
-        found = self._get("targets")["activeTargets"]
-        return {one["labels"]["pod"]: str(one["lastError"]) for one in found}
-
-    def _get(self, what: str, **asked: str) -> dict[str, Any]:
-        url = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(asked)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            content: dict[str, Any] = json.load(answer)["data"]
-        return content
-
-
 @contextmanager
-def prometheus(program: str, kubectl: Kubectl, folder: Path) -> Iterator[Prometheus]:
+def prometheus_beside(kubectl: Kubectl, program: str, folder: Path) -> Iterator[Prometheus]:
     """A Prometheus that reads every pod of the namespace that a PodMonitor selects now.
 
     Args:
-        program: its path.
         kubectl: of the cluster and namespace.
+        program: its path.
         folder: for its data, its configuration and its log.
     """
     with _proxy(kubectl) as address:
@@ -68,36 +36,8 @@ def prometheus(program: str, kubectl: Kubectl, folder: Path) -> Iterator[Prometh
         pods.write_text(json.dumps(discovered(kubectl.items("pods"))))
         jobs = [job(monitor, address, pods) for monitor in pod_monitors()]
         configuration = {"global": {"scrape_interval": SCRAPE}, "scrape_configs": jobs}
-        path = folder / "prometheus.yaml"
-        path.write_text(yaml.safe_dump(configuration))
-        port = _free_port()
-        log = folder / "prometheus.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [
-                    *(program, f"--config.file={path}"),
-                    f"--storage.tsdb.path={folder / 'data'}",
-                    f"--web.listen-address=127.0.0.1:{port}",
-                ],
-                stdout=output,
-                stderr=output,
-            )
-        found = Prometheus(f"http://127.0.0.1:{port}")
-
-        def ready() -> bool:
-            assert process.poll() is None, log.read_text()[-2000:]
-            try:
-                with urllib.request.urlopen(f"{found.url}/-/ready", timeout=5):
-                    return True
-            except OSError:
-                return False
-
-        try:
-            wait_for("a Prometheus that is ready", ready, seconds=60)
+        with prometheus(program, configuration, folder) as found:
             yield found
-        finally:
-            process.terminate()
-            process.wait(30)
 
 
 def discovered(pods: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -181,23 +121,7 @@ def _snake(name: str) -> str:
 @contextmanager
 def _proxy(kubectl: Kubectl) -> Iterator[str]:
     """Yield host and port at which `kubectl proxy` answers."""
-    command = ["kubectl", "--context", kubectl.context, "proxy", "--port", "0"]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **kubectl.environment},
-    ) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line.startswith("Starting to serve on "), line
-            yield line.rpartition(" ")[2].strip()
-        finally:
-            process.terminate()
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with kubectl.running("proxy", "--port", "0") as output:
+        line = output.readline()
+        assert line.startswith("Starting to serve on "), line
+        yield line.rpartition(" ")[2].strip()

@@ -12,7 +12,7 @@ from typing import Any
 from harness.balance import rebalance
 from harness.clusters import OPERATOR
 from harness.deaths import die_at_a_step
-from harness.kubectl import Kubectl, KubectlError, wait_for
+from harness.kubectl import wait_for
 from harness.service import Service
 from harness.world import LEASE, Scenario, World, leader
 
@@ -232,11 +232,3 @@ SCENARIOS = (
     Scenario("restart API server", restart_api_server, own_cluster=True),
     Scenario("GPU request that no node can hold", unschedulable),
 )
-
-
-def reachable(kubectl: Kubectl) -> bool:
-    """Whether the API server answers."""
-    try:
-        return kubectl("get", "--raw", "/readyz", timeout=5) == "ok"
-    except KubectlError:
-        return False

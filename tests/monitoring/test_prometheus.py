@@ -1,13 +1,8 @@
 """A real Prometheus reads a real service and the operator's page; every panel has an answer."""
 
-import json
-import re
 import shutil
-import subprocess
 import urllib.parse
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -20,6 +15,7 @@ from steelyard_operator.monitoring.rules import RECORDINGS, rule_groups
 from steelyard_operator.planning.balance.signals import Split
 from steelyard_operator.planning.measured import Measured
 from steelyard_operator.testing import a_service
+from steelyard_operator.testing.prometheus import Prometheus, prometheus
 from steelyard_runtime.testing.processes import fetch, free_port, wait_for
 from steelyard_runtime.testing.services import MODEL_NAME, router_over, smollm2_pair
 
@@ -57,8 +53,8 @@ def operate() -> int:
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a Prometheus that reads a pair of workers, a router and the operator."""
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A Prometheus that reads a pair of workers, a router and the operator."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("prometheus is not installed: it is in Debian's package prometheus")
@@ -82,38 +78,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 },
             ],
         }
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
-        port = free_port()
-        url = f"http://127.0.0.1:{port}"
-        log = folder / "prometheus.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [
-                    *(program, f"--config.file={folder / 'prometheus.yaml'}"),
-                    *(
-                        f"--storage.tsdb.path={folder / 'data'}",
-                        f"--web.listen-address=127.0.0.1:{port}",
-                    ),
-                ],
-                stdout=output,
-                stderr=output,
-            )
-        try:
-            wait_for(lambda: ready(process, url, log), "Prometheus ready", 60.0)
+        with prometheus(program, configuration, folder) as found:
             ask(router.url)
-            yield url
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def ready(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
-    assert process.poll() is None, log.read_text()[-2000:]
-    try:
-        fetch(f"{url}/-/ready")
-    except OSError:
-        return False
-    return True
+            yield found
 
 
 def ask(url: str) -> None:
@@ -124,17 +91,10 @@ def ask(url: str) -> None:
         fetch(f"{url}/v1/completions", body=body, seconds=120.0)
 
 
-def query(url: str, expression: str) -> list[Any]:
-    chosen = expression.replace("$__rate_interval", "30s")
-    chosen = re.sub(r"\$(namespace|service)", ".+", chosen)
-    answer = fetch(f"{url}/api/v1/query?" + urllib.parse.urlencode({"query": chosen}))
-    return list(json.loads(answer)["data"]["result"])
-
-
 @pytest.mark.parametrize("expression", PANELS)
-def test_a_panel_has_an_answer(prometheus: str, expression: str) -> None:
+def test_a_panel_has_an_answer(reader: Prometheus, expression: str) -> None:
     """Its expression gives at least one series; rates need two readings."""
-    wait_for(lambda: query(prometheus, expression), expression, PATIENCE_SECONDS)
+    wait_for(lambda: reader.query(expression), expression, PATIENCE_SECONDS)
 
 
 # Of shares of what failed there is no series before something has failed; promtool plays those.
@@ -142,6 +102,6 @@ STEADY = [one.name for one in RECORDINGS if "latency" in one.name]
 
 
 @pytest.mark.parametrize("name", STEADY)
-def test_a_recording_has_values(prometheus: str, name: str) -> None:
+def test_a_recording_has_values(reader: Prometheus, name: str) -> None:
     """What alerts are made from is there."""
-    wait_for(lambda: query(prometheus, name), name, PATIENCE_SECONDS)
+    wait_for(lambda: reader.query(name), name, PATIENCE_SECONDS)

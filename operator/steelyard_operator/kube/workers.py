@@ -30,7 +30,6 @@ KEEP_ALIVE_SECONDS = 30.0
 STEADY_SECONDS = 60.0
 FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS = 1.0, 60.0
 
-ROLES = {role.wire: role for role in Role}
 VLLM_COUNTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
 
@@ -144,9 +143,8 @@ class Workers:
         known.asked_at = self._clock()
         try:
             if drain is Drain.ADMIN:
-                known.state = _state(
-                    await self._request("GET", pod, ports.ADMIN, "/state", token=token)
-                )
+                said = await self._request("GET", pod, ports.ADMIN, "/state", token=token)
+                known.state = WorkerState.read(orjson.loads(said))
             else:
                 page = await self._request("GET", pod, ports.SERVING, "/metrics", token=token)
                 known.state = self._measured(page.decode("utf-8", "replace"), pod, known)
@@ -173,7 +171,7 @@ class Workers:
     async def _tell(self, pod: Pod, path: str, body: dict[str, Any], token: str) -> None:
         answer = await self._request("POST", pod, ports.ADMIN, path, token=token, body=body)
         known = self._known.setdefault(pod.uid, _Known())
-        known.state = _state(answer)
+        known.state = WorkerState.read(orjson.loads(answer))
         known.silences = 0
 
     async def _request(
@@ -212,29 +210,6 @@ def _urgent(pod: Pod, drain: Drain) -> bool:
     if drain is Drain.METRICS:
         return leaving  # a start shows in its probes, and it has no fingerprint
     return leaving or not pod.ready or pod.fingerprint is None
-
-
-def _state(content: bytes) -> WorkerState:
-    said = orjson.loads(content)
-    progress = said.get("progress") or {}
-    return WorkerState(
-        phase=said["phase"],
-        in_flight=int(said["inFlight"]),
-        role=ROLES.get(said.get("role")),
-        fingerprint=said.get("fingerprint") or "",
-        epoch=int(said.get("epoch") or 0),
-        stage=progress.get("stage") or "",
-        percent=progress.get("percent"),
-        steps=_steps(said),
-    )
-
-
-def _steps(said: dict[str, Any]) -> StepSums | None:
-    """Read what steps took; a worker that tells it in another form is well all the same."""
-    try:
-        return StepSums.read(said["steps"])
-    except (KeyError, TypeError, ValueError):
-        return None
 
 
 def _counts(page: str) -> dict[str, float]:

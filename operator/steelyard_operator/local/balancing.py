@@ -6,7 +6,6 @@ A worker process costs nothing by itself here, and one more would only take the 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,11 +14,11 @@ from steelyard_operator.api.operations import RebalancingMode, Switch
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.local.desired import Desired, Worker
 from steelyard_operator.local.http_client import HttpError, get_json, request
-from steelyard_operator.planning.balance.fit import StepSums
 from steelyard_operator.planning.balance.readings import RouterReading
 from steelyard_operator.planning.balance.signals import Split
 from steelyard_operator.planning.balancing import Balance, Facts, tick
 from steelyard_operator.planning.bounding import is_planned
+from steelyard_operator.planning.observed import WorkerState
 
 TICK_SECONDS = 5.0
 POLL_SECONDS = 0.2
@@ -29,18 +28,7 @@ DRAIN_GRACE_SECONDS = 10.0
 # How long an act takes to help: a drain and a new role.
 FLIP_SECONDS = 5.0
 
-ROLES = {role.wire: role for role in (Role.PREFILL, Role.DECODE)}
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """What a worker says of itself."""
-
-    role: Role | None
-    phase: str
-    epoch: int
-    in_flight: int
-    steps: StepSums | None
+CHOSEN = (Role.PREFILL, Role.DECODE)
 
 
 def can_balance(service: InferenceService) -> bool:
@@ -107,7 +95,7 @@ class LocalBalancing:
     async def _tick(self) -> tuple[Worker, Role] | None:
         """Return the worker that should change its role, and to which."""
         states = await self._states()
-        now = Split(*(sum(s.role is role for s in states.values()) for role in ROLES.values()))
+        now = Split(*(sum(s.role is role for s in states.values()) for role in CHOSEN))
         reading = await self._reading()
         read_at, self._read_at = self._read_at, self._clock()
         facts = Facts(
@@ -136,7 +124,8 @@ class LocalBalancing:
             for worker in self._desired.workers
             if (state := states.get(worker.wanted.name)) is not None
             and state.phase == "ready"
-            and state.role not in (None, to)
+            and state.role in CHOSEN
+            and state.role is not to
         ]
         if not donors:
             return None
@@ -172,7 +161,7 @@ class LocalBalancing:
             await self._sleep(POLL_SECONDS)
         return False
 
-    async def _states(self) -> Mapping[str, State]:
+    async def _states(self) -> Mapping[str, WorkerState]:
         workers = self._desired.workers
         found = await asyncio.gather(*map(self._state, workers))
         return {
@@ -181,9 +170,9 @@ class LocalBalancing:
             if state is not None
         }
 
-    async def _state(self, worker: Worker) -> State | None:
+    async def _state(self, worker: Worker) -> WorkerState | None:
         document = await self._read(f"{worker.admin_url}/state")
-        return None if document is None else read_state(document)
+        return None if document is None else WorkerState.read(document)
 
     async def _reading(self) -> RouterReading | None:
         document = await self._read(f"{self._desired.url}/router/signals")
@@ -218,15 +207,3 @@ def direction(now: Split, wanted: Split) -> Role | None:
     if wanted.decode > now.decode and wanted.prefill < now.prefill:
         return Role.DECODE
     return None
-
-
-def read_state(document: Mapping[str, Any]) -> State:
-    """Return what an answer to `GET /state` says; a worker without `steps` has made none."""
-    steps = document.get("steps")
-    return State(
-        role=ROLES.get(str(document.get("role"))),
-        phase=str(document.get("phase", "")),
-        epoch=int(document.get("epoch") or 0),
-        in_flight=int(document.get("inFlight") or 0),
-        steps=StepSums.read(steps) if steps else None,
-    )

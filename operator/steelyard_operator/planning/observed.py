@@ -6,9 +6,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.planning.balance.fit import StepSums
+
+_ROLES = {role.wire: role for role in Role}
 
 FINGERPRINT_DIGITS = 16
 """So many hex digits of a worker's fingerprint are on its pod's label."""
@@ -68,6 +71,33 @@ class WorkerState:
     percent: int | None = None
     steps: StepSums | None = None
     """What its steps took, where it says so."""
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> "WorkerState":
+        """Return what an answer to GET /state says (docs/contract.md, section 3).
+
+        Raises:
+            KeyError, TypeError, ValueError: it is of another form.
+        """
+        progress = said.get("progress") or {}
+        return cls(
+            phase=said["phase"],
+            in_flight=int(said["inFlight"]),
+            role=_ROLES.get(str(said.get("role"))),
+            fingerprint=said.get("fingerprint") or "",
+            epoch=int(said.get("epoch") or 0),
+            stage=progress.get("stage") or "",
+            percent=progress.get("percent"),
+            steps=_steps(said),
+        )
+
+
+def _steps(said: Mapping[str, Any]) -> StepSums | None:
+    """Read what steps took; a worker that tells it in another form is well all the same."""
+    try:
+        return StepSums.read(said["steps"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)

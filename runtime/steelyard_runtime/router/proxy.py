@@ -26,7 +26,7 @@ from steelyard_runtime.router.replay import (
 )
 from steelyard_runtime.router.replies import error_event
 from steelyard_runtime.router.sweeper import Sweeper, Wait
-from steelyard_runtime.router.transcript import Transcript
+from steelyard_runtime.router.transcript import Transcript, cached_tokens
 from steelyard_runtime.router.upstream import (
     Upstream,
     WorkerBusyError,
@@ -91,8 +91,7 @@ class Proxy:
             document: dict[str, Any] = orjson.loads(content)
             document.pop("kv_transfer_params", None)
             usage = document["usage"]
-            details = usage.get("prompt_tokens_details") or {}
-            self._learn(call, usage["prompt_tokens"], details.get("cached_tokens"))
+            self._learn(call, usage["prompt_tokens"], cached_tokens(usage))
             call.output_tokens = usage.get("completion_tokens", 0)
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
             raise WorkerFailedError("bad_answer") from None
@@ -254,10 +253,10 @@ class Proxy:
             spent_seconds = asyncio.get_running_loop().time() - first_seconds
             self._metrics.tpot_seconds.observe(spent_seconds / (tokens - 1))
 
-    def _learn(self, call: Call, prompt_tokens: int, cached: Any) -> None:
+    def _learn(self, call: Call, prompt_tokens: int, cached: int | None) -> None:
         call.input_tokens = prompt_tokens
         self._estimator.learn(call.characters, prompt_tokens)
-        if call.decision == "warm" and not call.failures and isinstance(cached, int):
+        if call.decision == "warm" and not call.failures and cached is not None:
             there = 2 * cached >= prompt_tokens
             self._memory.confirm(call.worker_id, len(call.hashes), cached=there)
 

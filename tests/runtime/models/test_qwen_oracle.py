@@ -10,24 +10,11 @@ import torch
 from steelyard_runtime.checkpoint_files.model_config import read_model_config
 from steelyard_runtime.errors import CheckpointError
 from steelyard_runtime.models.gguf_loader import gguf_name
-from steelyard_runtime.testing.oracle import Oracle
 from steelyard_runtime.testing.paged_runs import PagedRun
 
 # float32 against float32; only the order of the sums differs.
 TOLERANCE = 2e-4
 PROMPT = [(7 * i * i + 3) % 97 for i in range(75)]
-SHAPE = {
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 112,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.3,
-    "tie_word_embeddings": True,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-}
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {}),
     "qwen2-untied": ("Qwen2", {"tie_word_embeddings": False}),
@@ -36,23 +23,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def tiny(name: str, changes: dict[str, Any]) -> Any:
-    """Return a random model of transformers, all of whose parameters matter."""
-    import transformers
-
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**SHAPE | changes)
-    model = getattr(transformers, f"{name}ForCausalLM")(config)
-    for parameter in model.parameters():
-        if parameter.dim() == 1:  # norms and biases start at constants
-            torch.nn.init.normal_(parameter, mean=0.5, std=0.3)
-    return model
-
-
 @pytest.mark.parametrize("kernels", ["reference", "cpu"])
 @pytest.mark.parametrize(("name", "changes"), VARIANTS.values(), ids=VARIANTS.keys())
 def test_logits_equal_transformers(
-    tmp_path: Path,
+    tiny_model: Any,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     changes: dict[str, Any],
@@ -60,28 +34,27 @@ def test_logits_equal_transformers(
 ) -> None:
     """At all positions, prefilled in uneven chunks, whichever kernels compute."""
     monkeypatch.setenv("STEELYARD_KERNELS", kernels)
-    model = tiny(name, changes)
-    model.save_pretrained(tmp_path)
-    run = PagedRun.of_path(tmp_path, block_tokens=8)
+    path, oracle = tiny_model(name, **changes)
+    run = PagedRun.of_path(path, block_tokens=8)
     sequence = run.sequence(PROMPT)
 
     parts = [run.step((sequence, count))[0] for count in (1, 30, 7, 37)]
 
-    assert (torch.cat(parts) - Oracle(model).logits(PROMPT)).abs().max() < TOLERANCE
+    assert (torch.cat(parts) - oracle.logits(PROMPT)).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["Qwen2", "Qwen3"])
-def test_a_gguf_file_has_the_same_logits(tmp_path: Path, name: str) -> None:
+def test_a_gguf_file_has_the_same_logits(tiny_model: Any, tmp_path: Path, name: str) -> None:
     """Rows are in Hugging Face's order there: llama.cpp rotates Qwen's halves, not pairs."""
     changes = {"head_dim": 16} if name == "Qwen3" else {}
-    model = tiny(name, changes)
+    _, oracle = tiny_model(name, **changes)
     path = tmp_path / "tiny.gguf"
-    write(path, name.lower(), model)
+    write(path, name.lower(), oracle.model)
     run = PagedRun.of_path(path)
 
     (logits,) = run.step((run.sequence(PROMPT), len(PROMPT)))
 
-    assert (logits - Oracle(model).logits(PROMPT)).abs().max() < TOLERANCE
+    assert (logits - oracle.logits(PROMPT)).abs().max() < TOLERANCE
 
 
 def write(path: Path, architecture: str, model: Any) -> None:
@@ -95,7 +68,7 @@ def write(path: Path, architecture: str, model: Any) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(1e4)
+    writer.add_rope_freq_base(1e4)  # the default of both
     if getattr(config, "head_dim", None):
         writer.add_key_length(config.head_dim)
     for name, parameter in model.named_parameters():
@@ -106,9 +79,9 @@ def write(path: Path, architecture: str, model: Any) -> None:
     writer.close()
 
 
-def test_a_sliding_window_is_refused(tmp_path: Path) -> None:
+def test_a_sliding_window_is_refused(tiny_model: Any) -> None:
     """Its tokens would see what they must not."""
-    tiny("Qwen2", {"use_sliding_window": True, "sliding_window": 32}).save_pretrained(tmp_path)
+    path, _ = tiny_model("Qwen2", use_sliding_window=True, sliding_window=32)
 
     with pytest.raises(CheckpointError, match="use_sliding_window is true; must be false"):
-        read_model_config(tmp_path)
+        read_model_config(path)

@@ -35,9 +35,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS.keys())
-def test_logits_equal_transformers(tiny_llama: Any, changes: dict[str, Any]) -> None:
+def test_logits_equal_transformers(tiny_model: Any, changes: dict[str, Any]) -> None:
     """The logits at all positions equal those of transformers, prefilled in uneven chunks."""
-    path, oracle = tiny_llama(**changes)
+    path, oracle = tiny_model(**changes)
     run = PagedRun.of_path(path, block_tokens=8)
     sequence = run.sequence(PROMPT)
 
@@ -47,9 +47,9 @@ def test_logits_equal_transformers(tiny_llama: Any, changes: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_half_precision_files_compute_in_float32(tiny_llama: Any, dtype: str) -> None:
+def test_half_precision_files_compute_in_float32(tiny_model: Any, dtype: str) -> None:
     """Weights stored in half precision give the logits of the same weights in float32."""
-    path, oracle = tiny_llama(dtype=dtype)
+    path, oracle = tiny_model(dtype=dtype)
     run = PagedRun.of_path(path)
 
     (logits,) = run.step((run.sequence(PROMPT), len(PROMPT)))
@@ -57,9 +57,9 @@ def test_half_precision_files_compute_in_float32(tiny_llama: Any, dtype: str) ->
     assert (logits - oracle.logits(PROMPT)).abs().max() < TOLERANCE
 
 
-def test_sharded_checkpoints_load(tiny_llama: Any) -> None:
+def test_sharded_checkpoints_load(tiny_model: Any) -> None:
     """A directory with an index and several weight files loads like a single file."""
-    path, oracle = tiny_llama(max_shard_size="100KB")
+    path, oracle = tiny_model(max_shard_size="100KB")
     assert len(list(path.glob("*.safetensors"))) > 1
     run = PagedRun.of_path(path)
 
@@ -68,9 +68,9 @@ def test_sharded_checkpoints_load(tiny_llama: Any) -> None:
     assert (logits - oracle.logits(PROMPT)).abs().max() < TOLERANCE
 
 
-def test_a_mixed_batch_equals_each_sequence_alone(tiny_llama: Any) -> None:
+def test_a_mixed_batch_equals_each_sequence_alone(tiny_model: Any) -> None:
     """Decoding, prefilling and continuing sequences in one step do not see each other."""
-    path, oracle = tiny_llama()
+    path, oracle = tiny_model()
     run = PagedRun.of_path(path, block_tokens=4)
     prompts = [PROMPT[:5], PROMPT[10:43], PROMPT[20:29], PROMPT[3:4]]
     sequences = [run.sequence(prompt) for prompt in prompts]
@@ -85,11 +85,11 @@ def test_a_mixed_batch_equals_each_sequence_alone(tiny_llama: Any) -> None:
 
 @pytest.mark.parametrize("kernels", ["reference", "cpu"])
 def test_every_implementation_of_the_kernels_agrees(
-    tiny_llama: Any, monkeypatch: pytest.MonkeyPatch, kernels: str
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch, kernels: str
 ) -> None:
     """Plain torch op by op and the C++ pass in one call both make transformers' logits."""
     monkeypatch.setenv("STEELYARD_KERNELS", kernels)
-    path, oracle = tiny_llama(attention_bias=True, mlp_bias=True)
+    path, oracle = tiny_model(attention_bias=True, mlp_bias=True)
     run = PagedRun.of_path(path)
 
     (logits,) = run.step((run.sequence(PROMPT), len(PROMPT)))
@@ -98,11 +98,11 @@ def test_every_implementation_of_the_kernels_agrees(
 
 
 def test_a_sequence_is_the_same_to_the_last_bit_in_any_batch(
-    tiny_llama: Any, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The C++ kernels sum in an order that does not depend on who else is in the step."""
     monkeypatch.setenv("STEELYARD_KERNELS", "cpu")
-    path, _ = tiny_llama()
+    path, _ = tiny_model()
     run = PagedRun.of_path(path)
     (alone,) = run.step((run.sequence(PROMPT[:20]), 20))
 

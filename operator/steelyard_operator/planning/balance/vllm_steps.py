@@ -93,7 +93,7 @@ def _prefill(before: Page, after: Page) -> tuple[float, ...]:
     # A prompt that came from another worker, or was in the cache but for its last token, took
     # a step of decode.
     if count <= 0 or tokens <= count:
-        return (0.0,) * 5
+        return StepSums().prefill
     return (count, seconds, tokens, tokens**2 / count, tokens * seconds / count)
 
 
@@ -101,7 +101,7 @@ def _decode(before: Page, after: Page) -> tuple[float, ...]:
     """Return sums of the steps that brought the gaps."""
     gaps, seconds = after.gaps - before.gaps, after.gap_seconds - before.gap_seconds
     if gaps <= 0:
-        return (0.0,) * 9
+        return StepSums().decode
     step = seconds / gaps
     # Where it was idle for a part of the time, more ran in the rest.
     seen = min(before.running, after.running)

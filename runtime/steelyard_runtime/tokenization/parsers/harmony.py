@@ -114,11 +114,8 @@ class HarmonyParser:
             return
         thinks = channel is not None and channel[1] == "analysis"
         # Tools of the model's own, such as a browser, are part of its thinking.
-        self._in = (
-            _In.REASONING
-            if thinks or (to and to.partition(".")[0] != "functions")
-            else (_In.CONTENT)
-        )
+        thinks |= bool(to) and not to.startswith(_FUNCTIONS)
+        self._in = _In.REASONING if thinks else _In.CONTENT
         if self._said[self._in]:
             self._emit("\n")
 
