@@ -11,8 +11,8 @@ from steelyard_operator.bench.audit import AuditLog, about_idle
 from steelyard_operator.bench.options import TARGETS, is_busy
 from steelyard_operator.bench.report import judged, table
 from steelyard_operator.bench.standins import Worker, signals
-from steelyard_operator.kube.workers import _state
 from steelyard_operator.planning.balance.readings import RouterReading
+from steelyard_operator.planning.observed import WorkerState
 from steelyard_operator.testing import pod
 
 
@@ -68,7 +68,7 @@ def test_stand_ins_say_what_the_operator_reads() -> None:
     worker = Worker(pod(0, Role.PREFILL))
 
     assert (sum(idle.sums), busy.sums[0]) == (0, 50)
-    told = _state(orjson.dumps(worker.document(10.0)))
+    told = WorkerState.read(orjson.loads(orjson.dumps(worker.document(10.0))))
     assert (told.role, told.phase) == (Role.PREFILL, "ready")
     assert told.steps is not None
     assert worker.take("/role", {"epoch": 2, "role": "decode"}) == 200
