@@ -8,6 +8,8 @@ from steelyard_operator.planning.balance.capacity import Demand
 from steelyard_operator.planning.balance.signals import Signals
 
 RATE_SECONDS = 60.0  # over which the rate of now is taken
+# What a role needs that may give workers away: over so long, with so many standard deviations.
+LATELY_SECONDS, LATELY_MARGIN = 10.0, 2.0
 TREND_SECONDS = 240.0  # and how far back its trend goes
 # Few answers tell little of their lengths: so many are taken, as far back as this.
 LENGTH_ANSWERS, LENGTH_SECONDS = 1000, 300.0
@@ -47,17 +49,40 @@ def forecast(history: Sequence[Signals], horizon_seconds: float) -> Rates:
     """
     window = _last(history, RATE_SECONDS)
     certain = sum(tick.seconds for tick in window) >= RATE_SECONDS / 2
-    recent = _since_swing(window)
-    seconds = sum(tick.seconds for tick in recent)
-    requests = sum(tick.requests for tick in recent)
-    if not requests or seconds <= 0:
-        return Rates(Demand(0.0, 0.0, 1.0, 0.0, 1.0), certain)
-    tokens = sum(tick.input_tokens for tick in recent)
-    squares = sum(tick.input_tokens_squared for tick in recent)
-    rate = tokens / seconds
-    rate += MARGIN * (math.sqrt(squares) / seconds + rate * _unrest(history, horizon_seconds))
     growth = 1 + max(-MOST_FALL, min(_growth(history) * horizon_seconds, MOST_GROWTH))
+    unrest = _unrest(history, horizon_seconds)
     lengths = _lengths(history, window)
+    return Rates(_demand(_since_swing(window), lengths, MARGIN, unrest, growth), certain)
+
+
+def lately(history: Sequence[Signals]) -> Demand:
+    """Return the demand of the last seconds alone, with a wide margin for their noise."""
+    lengths = _lengths(history, _last(history, RATE_SECONDS))
+    return _demand(_last(history, LATELY_SECONDS), lengths, LATELY_MARGIN)
+
+
+def _demand(
+    ticks: Sequence[Signals],
+    lengths: Sequence[Signals],
+    margin: float,
+    unrest: float = 0.0,
+    growth: float = 1.0,
+) -> Demand:
+    """Return the demand of some ticks, with `margin` standard deviations, times `growth`.
+
+    Args:
+        ticks: whose arrivals count.
+        lengths: whose ended answers tell how long those of now are.
+        margin: in standard deviations of the rate's own noise, and of its changes.
+        unrest: the relative change of the rate.
+        growth: a factor.
+    """
+    seconds = sum(tick.seconds for tick in ticks)
+    requests = sum(tick.requests for tick in ticks)
+    if not requests or seconds <= 0:
+        return Demand(0.0, 0.0, 1.0, 0.0, 1.0)
+    tokens = sum(tick.input_tokens for tick in ticks)
+    squares = sum(tick.input_tokens_squared for tick in ticks)
     finished = sum(tick.finished for tick in lengths)
     # Before the first answer has ended nothing is known of their lengths: as long as the prompts.
     output = sum(tick.finished_output_tokens for tick in lengths) / finished if finished else 256.0
@@ -66,15 +91,16 @@ def forecast(history: Sequence[Signals], horizon_seconds: float) -> Rates:
         if finished
         else tokens / requests
     )
-    arrivals = (requests + MARGIN * math.sqrt(requests)) / seconds
-    demand = Demand(
+    rate = tokens / seconds
+    rate += margin * (math.sqrt(squares) / seconds + rate * unrest)
+    arrivals = (requests + margin * math.sqrt(requests)) / seconds
+    return Demand(
         requests=arrivals * growth,
         input_tokens=rate * growth,
         spread=max(1.0, squares * requests / tokens**2) if tokens else 1.0,
         output_tokens=arrivals * output * growth,
         context_tokens=max(1.0, context),
     )
-    return Rates(demand, certain)
 
 
 def _since_swing(window: Sequence[Signals]) -> Sequence[Signals]:
