@@ -118,6 +118,9 @@ vllm:request_prefill_time_seconds_sum{engine="0"} %d
 vllm:request_prefill_kv_computed_tokens_sum{engine="0"} %d
 vllm:inter_token_latency_seconds_count{engine="0"} %d
 vllm:inter_token_latency_seconds_sum{engine="0"} %d
+vllm:request_prompt_tokens_count{engine="0"} 0
+vllm:request_prompt_tokens_sum{engine="0"} 0
+vllm:request_generation_tokens_sum{engine="0"} 0
 """
     found = []
     for count in range(3):

@@ -109,7 +109,7 @@ def settled(now: Split, needed: Split, past: Past, limits: Limits) -> tuple[Spli
         return grown, "MoreDemand"
     if past.seen_seconds < SHRINK_AFTER_SECONDS:
         return now, "Watching"
-    shrunk = _shrunk(now, past)
+    shrunk = _shrunk(now, needed, past)
     return shrunk, "LessDemand" if shrunk != now else "Steady"
 
 
@@ -139,14 +139,14 @@ def _spare(now: Split, past: Past, limits: Limits, seconds: float) -> Split:
     )
 
 
-def _shrunk(now: Split, past: Past) -> Split:
+def _shrunk(now: Split, needed: Split, past: Past) -> Split:
     whole, held = past.seen_seconds >= HOLD_SECONDS, past.most(HOLD_SECONDS)
     lately, steeply = past.most(SHORT_HOLD_SECONDS), past.most(STEEP_HOLD_SECONDS)
     leaps, last, fewest = past.leaps(), past.needs[-1].split, past.fewest(RISE_SECONDS)
 
     def role(count: int, each: Callable[[Split], int], *, leapt: bool) -> int:
-        if each(last) > each(fewest):
-            return count
+        if each(last) > each(fewest) or each(needed) > each(last):
+            return count  # It rises, or there is something to catch up with.
         if whole and each(held) == 0:
             return 0  # Nothing came: where that is allowed, all go.
         most = max(_with_spare(each(lately)), math.ceil(each(held) / 2))

@@ -20,10 +20,25 @@ PROMPT_SECONDS = "vllm:request_prefill_time_seconds_sum"
 COMPUTED_TOKENS = "vllm:request_prefill_kv_computed_tokens_sum"
 GAPS = "vllm:inter_token_latency_seconds_count"
 GAP_SECONDS = "vllm:inter_token_latency_seconds_sum"
+# Of requests that have ended.
+ENDED = "vllm:request_prompt_tokens_count"
+PROMPT_TOKENS = "vllm:request_prompt_tokens_sum"
+ANSWER_TOKENS = "vllm:request_generation_tokens_sum"
 RUNNING = "vllm:num_requests_running"
 CACHE_USE = "vllm:kv_cache_usage_perc"
 CACHE = "vllm:cache_config_info"
-NEEDED = (PROMPTS, PROMPT_SECONDS, COMPUTED_TOKENS, GAPS, GAP_SECONDS, RUNNING, CACHE_USE)
+NEEDED = (
+    PROMPTS,
+    PROMPT_SECONDS,
+    COMPUTED_TOKENS,
+    GAPS,
+    GAP_SECONDS,
+    ENDED,
+    PROMPT_TOKENS,
+    ANSWER_TOKENS,
+    RUNNING,
+    CACHE_USE,
+)
 # vLLM's `--max-num-seqs` is in no metric; this is its smallest default.
 MAX_SEQUENCES = 128
 
@@ -42,6 +57,11 @@ class Page:
     computed_tokens: float
     gaps: float
     gap_seconds: float
+    ended: float
+    """Requests."""
+    prompt_tokens: float
+    """Of those that have ended."""
+    answer_tokens: float
     running: float
     kv_tokens: float
     """In the cache now."""
@@ -70,6 +90,9 @@ class Page:
             computed_tokens=values[COMPUTED_TOKENS],
             gaps=values[GAPS],
             gap_seconds=values[GAP_SECONDS],
+            ended=values[ENDED],
+            prompt_tokens=values[PROMPT_TOKENS],
+            answer_tokens=values[ANSWER_TOKENS],
             running=values[RUNNING],
             kv_tokens=values[CACHE_USE] * tokens,
             kv_capacity=tokens,
@@ -97,6 +120,20 @@ def _prefill(before: Page, after: Page) -> tuple[float, ...]:
     return (count, seconds, tokens, tokens**2 / count, tokens * seconds / count)
 
 
+def _context(before: Page, after: Page, sequences: float) -> float:
+    """Return the tokens in the cache while `sequences` ran.
+
+    The cache's use is that of two moments, in which a worker may just be idle; requests that have
+    ended had half of their answers on the mean.
+    """
+    ended = after.ended - before.ended
+    if ended <= 0:
+        return (before.kv_tokens + after.kv_tokens) / 2
+    prompt = (after.prompt_tokens - before.prompt_tokens) / ended
+    answer = (after.answer_tokens - before.answer_tokens) / ended
+    return sequences * (prompt + answer / 2)
+
+
 def _decode(before: Page, after: Page) -> tuple[float, ...]:
     """Return sums of the steps that brought the gaps."""
     gaps, seconds = after.gaps - before.gaps, after.gap_seconds - before.gap_seconds
@@ -107,7 +144,7 @@ def _decode(before: Page, after: Page) -> tuple[float, ...]:
     seen = min(before.running, after.running)
     sequences = max(seconds / (after.at - before.at), seen, 1.0)
     count = gaps / sequences
-    context = max((before.kv_tokens + after.kv_tokens) / 2, sequences)
+    context = max(_context(before, after, sequences), sequences)
     return (
         count,
         count * step,

@@ -119,3 +119,12 @@ def test_a_worker_that_is_about_to_be_spare_is_waited_for(
     assert settled(
         Split(3, 1), Split(1, 2), Past(needs, 70.0, Split(3, 1)), replace(LIMITS, flips=False)
     ) == (Split(3, 2), "MoreDemand")
+
+
+def test_nothing_is_removed_while_there_is_something_to_catch_up_with() -> None:
+    """Fewer are needed than there are, but more than the demand alone would need."""
+    needs = tuple(Needed(5.0 * n, *[Split(3, 1)] * 3) for n in range(60))
+    past = Past(needs, 300.0, Split(6, 1))
+
+    assert settled(Split(6, 1), Split(5, 1), past, LIMITS) == (Split(6, 1), "Steady")
+    assert settled(Split(6, 1), Split(3, 1), past, LIMITS) == (Split(3, 1), "LessDemand")

@@ -23,6 +23,9 @@ vllm:request_prefill_kv_computed_tokens_count{{engine="0",model_name="m"}} {prom
 vllm:request_prefill_kv_computed_tokens_sum{{engine="0",model_name="m"}} {computed}
 vllm:inter_token_latency_seconds_count{{engine="0",model_name="m"}} {gaps}
 vllm:inter_token_latency_seconds_sum{{engine="0",model_name="m"}} {gap_seconds}
+vllm:request_prompt_tokens_count{{engine="0",model_name="m"}} {ended}
+vllm:request_prompt_tokens_sum{{engine="0",model_name="m"}} {prompt_tokens}
+vllm:request_generation_tokens_sum{{engine="0",model_name="m"}} {answer_tokens}
 """
 
 
@@ -31,7 +34,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.at = self.prompt_seconds = self.computed = self.gap_seconds = 0.0
-        self.prompts = self.gaps = self.running = self.kv_tokens = 0
+        self.prompts = self.gaps = self.running = self.kv_tokens = self.ended = 0
 
     def works(self, seconds: float, *, sequences: int, prompts: int = 0, length: int = 0) -> None:
         """Decode so many sequences of 200 tokens all the time, and compute some prompts."""
@@ -45,6 +48,10 @@ class Worker:
         self.prompt_seconds += prompts * length / PREFILL_RATE
         self.running, self.kv_tokens = sequences, 200 * sequences
 
+    def ends(self, count: int) -> None:
+        """Nothing runs any more; so many requests of 150 and 100 tokens have ended."""
+        self.ended, self.running, self.kv_tokens = self.ended + count, 0, 0
+
     def page(self) -> Page:
         """Return a reading."""
         text = PAGE.format(
@@ -55,6 +62,9 @@ class Worker:
             computed=self.computed,
             gaps=float(self.gaps),
             gap_seconds=self.gap_seconds,
+            ended=float(self.ended),
+            prompt_tokens=150.0 * self.ended,
+            answer_tokens=100.0 * self.ended,
         )
         found = Page.read(text, self.at)
         assert found is not None
@@ -84,6 +94,21 @@ def test_speed_is_found_again_from_readings() -> None:
         expected = STEP + PER_SEQUENCE * sequences
         assert found.step(sequences, 200 * sequences) == pytest.approx(expected, rel=0.1)
     assert (found.kv_tokens, found.max_sequences) == (BLOCKS * BLOCK_SIZE, MAX_SEQUENCES)
+
+
+def test_a_worker_that_is_idle_whenever_it_is_read_tells_its_context() -> None:
+    """Its cache is empty then; what has ended says how much was in it."""
+    worker = Worker()
+    before = worker.page()
+    worker.works(15, sequences=1, prompts=8, length=150)
+    worker.ends(8)
+
+    came = steps(before, worker.page())
+
+    assert came is not None
+    found = capacity(came)
+    assert found is not None
+    assert found.step(1, 200) == pytest.approx(STEP + PER_SEQUENCE, rel=0.05)
 
 
 def test_prompts_that_came_from_another_worker_were_not_computed() -> None:
@@ -116,7 +141,8 @@ def test_an_idle_worker_tells_nothing_and_a_new_one_begins_anew() -> None:
 def test_a_page_that_lacks_something_tells_nothing(missing: str) -> None:
     """Another version's page is no reason to guess."""
     values = dict.fromkeys(("running", "use", "prompts", "prompt_seconds", "computed"), 1.0)
-    text = PAGE.format(**values, gaps=1.0, gap_seconds=1.0)
+    values |= dict.fromkeys(("gaps", "gap_seconds", "ended", "prompt_tokens", "answer_tokens"), 1.0)
+    text = PAGE.format(**values)
     rest = "\n".join(line for line in text.splitlines() if missing not in line)
 
     assert Page.read(text, 0.0) is not None
