@@ -47,7 +47,7 @@ def forecast(history: Sequence[Signals], horizon_seconds: float) -> Rates:
         history: the ticks so far, oldest first; only the last minutes count.
         horizon_seconds: how long an act takes to help.
     """
-    window = _last(history, RATE_SECONDS)
+    window = latest(history, RATE_SECONDS)
     certain = sum(tick.seconds for tick in window) >= RATE_SECONDS / 2
     growth = 1 + max(-MOST_FALL, min(_growth(history) * horizon_seconds, MOST_GROWTH))
     unrest = _unrest(history, horizon_seconds)
@@ -55,10 +55,10 @@ def forecast(history: Sequence[Signals], horizon_seconds: float) -> Rates:
     return Rates(_demand(_since_swing(window), lengths, MARGIN, unrest, growth), certain)
 
 
-def lately(history: Sequence[Signals]) -> Demand:
+def demand_lately(history: Sequence[Signals]) -> Demand:
     """Return the demand of the last seconds alone, with a wide margin for their noise."""
-    lengths = _lengths(history, _last(history, RATE_SECONDS))
-    return _demand(_last(history, LATELY_SECONDS), lengths, LATELY_MARGIN)
+    lengths = _lengths(history, latest(history, RATE_SECONDS))
+    return _demand(latest(history, LATELY_SECONDS), lengths, LATELY_MARGIN)
 
 
 def _demand(
@@ -126,12 +126,12 @@ def _since_swing(window: Sequence[Signals]) -> Sequence[Signals]:
 
 def _lengths(history: Sequence[Signals], recent: Sequence[Signals]) -> Sequence[Signals]:
     """Return the ticks whose answers tell how long those of now are."""
-    lately, long = _answer(recent), _answer(_last(history, LENGTH_SECONDS))
+    lately, long = _answer(recent), _answer(latest(history, LENGTH_SECONDS))
     swings = lately > SWING * long or long > SWING * lately
     enough = sum(tick.finished for tick in recent) >= SWING_ANSWERS
     if swings and enough:
         return recent
-    window = _last(history, LENGTH_SECONDS)
+    window = latest(history, LENGTH_SECONDS)
     finished, start = 0, len(window)
     while start and finished < LENGTH_ANSWERS:
         start -= 1
@@ -147,7 +147,7 @@ def _answer(ticks: Sequence[Signals]) -> float:
 
 def _growth(history: Sequence[Signals]) -> float:
     """Return the relative growth of arrivals a second, 0 where they do not clearly grow."""
-    window = _last(history, TREND_SECONDS)
+    window = latest(history, TREND_SECONDS)
     half = len(window) // 2
     if half < 2:
         return 0.0
@@ -165,7 +165,7 @@ def _growth(history: Sequence[Signals]) -> float:
 
 def _unrest(history: Sequence[Signals], horizon_seconds: float) -> float:
     """Return the mean size of the relative change of a rate over the horizon, as it was lately."""
-    window = _last(history, UNREST_SECONDS)
+    window = latest(history, UNREST_SECONDS)
     if not window:
         return UNKNOWN_UNREST
     bucket = max(1, round(horizon_seconds / 3 / (sum(t.seconds for t in window) / len(window))))
@@ -178,7 +178,8 @@ def _unrest(history: Sequence[Signals], horizon_seconds: float) -> float:
     return math.sqrt(sum(change**2 for change in changes) / len(pairs))
 
 
-def _last(history: Sequence[Signals], seconds: float) -> Sequence[Signals]:
+def latest(history: Sequence[Signals], seconds: float) -> Sequence[Signals]:
+    """Return the fewest newest ticks that are at least so long together, all where none are."""
     taken, start = 0.0, len(history)
     while start and taken < seconds:
         start -= 1

@@ -17,7 +17,8 @@ SHORT_HOLD_SECONDS, SPARE = 10.0, 0.05
 STEEP, STEEP_WORKERS, STEEP_HOLD_SECONDS = 2, 3, 300.0
 # For how long a steep rise is remembered.
 MEMORY_SECONDS = 1200.0
-# Of what there was in the last minutes (`began`) this share stays in any case.
+# Of the most workers that there were in the last minutes this share stays in any case: one pause is
+# no reason to begin anew.
 KEPT = 0.5
 # Nothing goes before so much was seen, and none of a role whose need has risen within so long.
 SHRINK_AFTER_SECONDS, RISE_SECONDS = 60.0, 30.0
@@ -50,7 +51,7 @@ class Past:
     needs: tuple[Needed, ...]
     seen_seconds: float
     """For how long demand has been seen, up to some minutes."""
-    began: Split
+    had: Split
     """The most workers that there were in that time."""
 
     def most(self, seconds: float) -> Split:
@@ -154,7 +155,7 @@ def _shrunk(now: Split, needed: Split, past: Past) -> Split:
             most = min(most, each(held))
         if leapt:
             most = max(most, each(steeply))
-        return min(count, max(most, math.ceil(KEPT * each(past.began))))
+        return min(count, max(most, math.ceil(KEPT * each(past.had))))
 
     return Split(
         role(now.prefill, lambda split: split.prefill, leapt=leaps[0]),

@@ -10,7 +10,12 @@ from steelyard_operator.planning.balance.capacity import (
     prefill_workers,
 )
 from steelyard_operator.planning.balance.cost import dollars_per_million
-from steelyard_operator.planning.balance.forecast import UNREST_SECONDS, forecast, lately
+from steelyard_operator.planning.balance.forecast import (
+    UNREST_SECONDS,
+    demand_lately,
+    forecast,
+    latest,
+)
 from steelyard_operator.planning.balance.hysteresis import Needed, Past, remembered, settled
 from steelyard_operator.planning.balance.signals import Limits, Objectives, Signals, Split
 
@@ -61,10 +66,10 @@ def decide(
         limits: of the resource.
         settings: of the service.
     """
-    history = _kept((*state.history, signals), UNREST_SECONDS)
+    history = tuple(latest((*state.history, signals), UNREST_SECONDS))
     rates = forecast(history, settings.cold_start_seconds + signals.seconds)
     needed = _needed(rates.demand, signals, settings, history[-LIVE_TICKS:])
-    short = _needed(lately(history), signals, settings, history[-LIVE_TICKS:])
+    short = _needed(demand_lately(history), signals, settings, history[-LIVE_TICKS:])
     least = Split(min(needed.prefill, short.prefill), min(needed.decode, short.decode))
     clock = state.clock_seconds + signals.seconds
     needs = state.needed
@@ -76,8 +81,8 @@ def decide(
     if not rates.certain or waited < settings.cooldown_seconds:
         chosen, reason = now, "Watching"
     else:
-        began = Split(max(each.prefill for each in history), max(each.decode for each in history))
-        past = Past(needs, sum(each.seconds for each in history), began)
+        had = Split(max(each.prefill for each in history), max(each.decode for each in history))
+        past = Past(needs, sum(each.seconds for each in history), had)
         chosen, reason = settled(now, needed, past, limits)
     chosen, reason = _within(chosen, reason, now, limits, rates.demand)
     changed = chosen != now
@@ -88,7 +93,7 @@ def decide(
 
 
 def _needed(
-    demand: Demand, signals: Signals, settings: Settings, lately: tuple[Signals, ...]
+    demand: Demand, signals: Signals, settings: Settings, live: tuple[Signals, ...]
 ) -> Split:
     prefill = prefill_workers(demand, settings.capacity, settings.objectives)
     decode = decode_workers(demand, settings.capacity, settings.objectives)
@@ -99,7 +104,7 @@ def _needed(
     )
     if signals.decoding > most * max(signals.decode, 1):
         decode = max(decode, -(-signals.decoding // most))
-    decode = max(decode, _decode_by_sequences(lately, demand, settings, most))
+    decode = max(decode, _decode_by_sequences(live, demand, settings, most))
     # An open request needs its workers, however long ago it came.
     if signals.backlog_tokens > 0:
         prefill, decode = max(prefill, 1), max(decode, 1)
@@ -116,7 +121,7 @@ def _catching_up(signals: Signals, settings: Settings) -> int:
 
 
 def _decode_by_sequences(
-    lately: tuple[Signals, ...], demand: Demand, settings: Settings, most: int
+    live: tuple[Signals, ...], demand: Demand, settings: Settings, most: int
 ) -> int:
     """Return the decode workers for the tokens that the sequences of now make.
 
@@ -124,8 +129,8 @@ def _decode_by_sequences(
     how many sequences there are at once.
     """
     capacity, context = settings.capacity, demand.context_tokens
-    workers = max(lately[-1].decode, 1)
-    each = sum(tick.decoding for tick in lately) / len(lately) / workers
+    workers = max(live[-1].decode, 1)
+    each = sum(tick.decoding for tick in live) / len(live) / workers
     if each <= 0:
         return 0
     rate = workers * each / capacity.step(each, each * context)
@@ -189,11 +194,3 @@ def _affordable(limits: Limits, demand: Demand) -> int | None:
         return None
     each = dollars_per_million(limits.dollars_per_worker_hour, 1.0, tokens * 3600)
     return int(ceiling / each) if each else None
-
-
-def _kept(history: tuple[Signals, ...], seconds: float) -> tuple[Signals, ...]:
-    taken, start = 0.0, len(history)
-    while start and taken < seconds:
-        start -= 1
-        taken += history[start].seconds
-    return history[start:]

@@ -10,7 +10,6 @@ from steelyard_operator.planning.balance.hysteresis import (
     HOLD_SECONDS,
     MEMORY_SECONDS,
     SHORT_HOLD_SECONDS,
-    STEEP_HOLD_SECONDS,
     Needed,
     Past,
     remembered,
@@ -65,13 +64,13 @@ def test_nothing_needed_for_the_whole_hold_is_nothing_kept() -> None:
     assert seconds(sizes.index(0)) == HOLD_SECONDS
 
 
-@pytest.mark.parametrize(("dip_seconds", "kept"), [(150, 9), (270, 9), (600, 7)])
+@pytest.mark.parametrize(("dip_seconds", "kept"), [(150, 9), (270, 9), (600, 5)])
 def test_after_a_steep_rise_a_dip_is_waited_out(dip_seconds: int, kept: int) -> None:
     """What came faster than a worker starts stays for five minutes; a longer dip is followed."""
     dip = [3] * round(dip_seconds / TICK)
     sizes = played([3] * 40 + [9] * 40 + dip + [9] * 10, 4)
 
-    assert min(sizes[80 : 80 + len(dip)]) == (kept if dip_seconds < STEEP_HOLD_SECONDS else 5)
+    assert min(sizes[80 : 80 + len(dip)]) == kept
     assert sizes[-1] == 9
 
 
