@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.balance import rebalance
 from harness.clusters import OPERATOR
-from harness.deaths import die_at_a_step
+from harness.deaths import die_at_a_step, lose_a_worker_at_a_step
 from harness.kubectl import wait_for
 from harness.service import Service
 from harness.world import LEASE, Scenario, World, leader
@@ -85,7 +85,7 @@ def kill_engine(world: World) -> None:
     name = world.victim("decode")
     before = world.kubectl.read("pod", name)
     restarts = before["status"]["containerStatuses"][0]["restartCount"]
-    state = world.service.kill_engine(name)
+    state = world.service.kill_busy_engine(name)
     assert state["running"], f"no stream was on the victim {name}: {state}"
 
     def noticed() -> bool:
@@ -228,6 +228,7 @@ SCENARIOS = (
     Scenario("rebalance", rebalance),
     Scenario("kill operator", kill_operator),
     Scenario("operator dies at a step", die_at_a_step),
+    Scenario("worker dies at a step of a flip", lose_a_worker_at_a_step, kills=True),
     Scenario("two operators", two_operators),
     Scenario("restart API server", restart_api_server, own_cluster=True),
     Scenario("GPU request that no node can hold", unschedulable),

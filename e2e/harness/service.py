@@ -37,10 +37,8 @@ while time.monotonic() < end:
         break
     time.sleep(0.02)
 """
-# And then kills the engine: the largest child of the container's first process.
-KILL_ENGINE = (
-    AWAIT_REQUEST
-    + """
+# Kills the engine: the largest child of the container's first process.
+KILL_ENGINE = """
 import os, pathlib, signal
 def parent(pid):
     return int(pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -50,7 +48,6 @@ children = [int(p.name) for p in pathlib.Path("/proc").iterdir() if p.name.isdig
 children = [pid for pid in children if pid != 1 and parent(pid) == 1]
 os.kill(max(children, key=memory), signal.SIGKILL)
 """
-)
 PRINT_STATE = "print(json.dumps(state))\n"
 READ_METRICS = """
 import urllib.request
@@ -114,10 +111,15 @@ class Service:
         assert state["running"], f"no stream came to the victim {pod}: {state}"
         return state
 
-    def kill_engine(self, pod: str) -> dict[str, Any]:
+    def kill_busy_engine(self, pod: str) -> dict[str, Any]:
         """SIGKILL the engine while it has a request; returns the state just before."""
-        state: dict[str, Any] = json.loads(self._python(pod, KILL_ENGINE + PRINT_STATE))
+        script = AWAIT_REQUEST + KILL_ENGINE + PRINT_STATE
+        state: dict[str, Any] = json.loads(self._python(pod, script))
         return state
+
+    def kill_engine(self, pod: str) -> None:
+        """SIGKILL the engine, whatever it does."""
+        self._python(pod, KILL_ENGINE)
 
     def _python(self, pod: str, script: str) -> str:
         return self.kubectl.execute(pod, WORKER, "python", "-c", script)

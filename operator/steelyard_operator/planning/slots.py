@@ -1,9 +1,12 @@
 """Budget slots: a pod's name holds a number, and a number below the budget.
 
 A pod keeps its slot until it is gone from the API server, as it keeps its accelerator; unique names
-then bound the pods whatever a stale cache says.
+then bound the pods whatever a stale cache says. A pod from before a budget was set or lowered may
+have a number beyond it: for each such pod a slot stays free, the highest ones, so that stale caches
+agree on which.
 """
 
+import itertools
 from collections.abc import Iterator
 
 from steelyard_operator.planning.desired import Desired
@@ -11,10 +14,11 @@ from steelyard_operator.planning.observed import Observed
 
 
 def free_slots(want: Desired, seen: Observed) -> Iterator[int]:
-    """Yield the slots that no pod holds, the lowest first; without a budget there is no end."""
+    """Yield the slots that may be taken, the lowest first; without a budget there is no end."""
     taken = {pod.slot for pod in seen.pods} | seen.foreign_slots
-    slot = 0
-    while want.slots is None or slot < want.slots:
-        if slot not in taken:
-            yield slot
-        slot += 1
+    if want.slots is None:
+        yield from (slot for slot in itertools.count() if slot not in taken)
+        return
+    free = [slot for slot in range(want.slots) if slot not in taken]
+    beyond = sum(pod.slot >= want.slots for pod in seen.pods)
+    yield from free[: max(0, len(free) - beyond)]

@@ -44,9 +44,9 @@ class ModelCluster:
         """Return the facts of this moment."""
         return Observed(tuple(self.pods.values()), dict(self.states), REVISIONS)
 
-    def start(self, prefill: int, decode: int, revision: str = "old") -> None:
-        """Hold a running service."""
-        slot = 0
+    def start(self, prefill: int, decode: int, revision: str = "old", first_slot: int = 0) -> None:
+        """Hold a running service; one that had no budget may have any slots."""
+        slot = first_slot
         for role, count in ((Role.DECODE, decode), (Role.PREFILL, prefill)):
             for _ in range(count):
                 uid = f"start-{slot}"

@@ -53,18 +53,22 @@ COUNTS = st.integers(1, 4)
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.tuples(COUNTS, COUNTS),
-    st.tuples(COUNTS, COUNTS),
-    st.integers(0, 2),
-    st.integers(0, 2),
-    st.integers(0, 10**6),
+    had=st.tuples(COUNTS, COUNTS),
+    asked=st.tuples(COUNTS, COUNTS),
+    spare=st.integers(0, 2),
+    down=st.integers(0, 2),
+    first=st.integers(0, 9),
+    seed=st.integers(0, 10**6),
 )
 def test_every_start_ends_as_wanted_within_the_budget(
-    had: tuple[int, int], asked: tuple[int, int], spare: int, down: int, seed: int
+    had: tuple[int, int], asked: tuple[int, int], *, spare: int, down: int, first: int, seed: int
 ) -> None:
-    """Scaling and a rollout together, two operators on stale views, deaths at any step."""
+    """Scaling and a rollout together, two operators on stale views, deaths at any step.
+
+    There may have been no budget before, so that workers have numbers beyond it.
+    """
     cluster = ModelCluster(random.Random(seed))
-    cluster.start(*had)
+    cluster.start(*had, first_slot=first)
     slots = max(sum(had), sum(asked)) + spare
     surge = 1 if down == 0 else 0
     want = wanted(*asked, slots=slots, max_unavailable=down, max_surge=surge)
