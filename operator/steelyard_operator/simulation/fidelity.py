@@ -87,7 +87,7 @@ def fitted(run: Record) -> Profile:
         raise UserError("the first run has too few steps for a fit; record for longer")
     bare = Profile(
         name="recorded",
-        capacity=found,
+        capacity=replace(found, prefill_step_tokens=STEP_TOKENS),
         transfer_seconds_per_token=0.0,
         transfer_seconds=0.0,
         cold_start_seconds=0.0,
@@ -95,7 +95,6 @@ def fitted(run: Record) -> Profile:
         drain_seconds=0.0,
         dollars_per_hour=0.0,
         objectives=Objectives(ttft_seconds=1.0, tpot_seconds=0.1),
-        prefill_step_tokens=STEP_TOKENS,
     )
     seen = measured(run)
     simulated = predicted(bare, list(seen))

@@ -180,7 +180,7 @@ def throughput_split(interval: list[Signals], profile: Profile) -> Split:
     finished = sum(tick.finished for tick in interval)
     osl = sum(tick.finished_output_tokens for tick in interval) / finished if finished else isl
     rps = requests / seconds
-    prefill_rps = 1 / (isl / capacity.prefill_tokens_per_second + capacity.prefill_overhead_seconds)
+    prefill_rps = 1 / capacity.prefill(isl)
     context = isl + osl / 2
     most = capacity.sequences_within(profile.objectives.tpot_seconds, context)
     decode_rps = most / capacity.step(most, most * context) / osl

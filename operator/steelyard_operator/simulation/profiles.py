@@ -20,8 +20,6 @@ class Profile:
     drain_seconds: float  # after which a draining worker's sequences move to others
     dollars_per_hour: float
     objectives: Objectives
-    prefill_step_tokens: int = 0
-    """A longer prompt takes several steps, each with its own overhead; 0: it never does."""
 
 
 # The figures of one H100 are those of docs/benchmarks.md ("On an H100", 2026-11-27): decode steps
@@ -41,6 +39,7 @@ PROFILES = {
                 step_seconds_per_token=4.4e-8,  # 131,072 bytes / 3.0 TB/s
                 kv_tokens=410_000,  # 54 GB
                 max_sequences=512,
+                prefill_step_tokens=8192,
             ),
             # 131,072 bytes a token at 25 GB/s (200 Gb/s RDMA, anchors of KV transfer).
             transfer_seconds_per_token=5.2e-6,
@@ -63,6 +62,7 @@ PROFILES = {
                 # 57 GB at 49,152 bytes: window layers keep what they do not see.
                 kv_tokens=1_170_000,
                 max_sequences=512,
+                prefill_step_tokens=8192,
             ),
             transfer_seconds_per_token=2.0e-6,  # 49,152 bytes at 25 GB/s
             transfer_seconds=0.005,
@@ -84,6 +84,7 @@ PROFILES = {
                 step_seconds_per_token=3.7e-6,
                 kv_tokens=23_296,  # 1 GiB
                 max_sequences=32,
+                prefill_step_tokens=256,  # `--max-num-batched-tokens`
             ),
             transfer_seconds_per_token=0.0,
             transfer_seconds=0.056,  # all that is neither queue nor step
@@ -92,7 +93,6 @@ PROFILES = {
             drain_seconds=30.0,
             dollars_per_hour=0.10,  # of manifests/samples/smollm2.yaml
             objectives=Objectives(ttft_seconds=2.0, tpot_seconds=0.1),
-            prefill_step_tokens=256,  # `--max-num-batched-tokens`
         ),
     )
 }

@@ -86,10 +86,7 @@ def _least(profile: Profile, requests: list[Request]) -> Split:
     seconds = max(requests[-1].at, 1.0)
     input_tokens = sum(r.input_tokens for r in requests)
     output_tokens = sum(r.output_tokens for r in requests)
-    prefill = (
-        input_tokens / capacity.prefill_tokens_per_second
-        + len(requests) * capacity.prefill_overhead_seconds
-    ) / seconds
+    prefill = capacity.prefill(input_tokens, len(requests)) / seconds
     context = (input_tokens + output_tokens / 2) / len(requests)
     most = capacity.sequences_within(profile.objectives.tpot_seconds, context)
     decode = output_tokens / seconds * capacity.step(most, most * context) / most

@@ -1,6 +1,6 @@
 """A trace that swings: parts of two traces by turns.
 
-A service whose users chat by day and whose batches read documents by night has such traffic.
+A service whose users write by day and whose batches read documents by night has such traffic.
 """
 
 import argparse
@@ -14,6 +14,8 @@ from typing import TextIO
 
 from steelyard_operator.errors import UserError
 from steelyard_operator.simulation.traces import Request, read_trace, scaled
+
+READS = 8  # times as long as its answer is a prompt at least, where a request reads
 
 
 def splice(
@@ -93,6 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of it only requests whose answers are at least as long as their prompts",
     )
     parser.add_argument("--second-scale", type=float, default=1.0, help="times its arrivals")
+    parser.add_argument(
+        "--second-reads",
+        action="store_true",
+        help=f"of it only requests whose prompts are at least {READS} times their answers",
+    )
     parser.add_argument("--minutes", type=float, default=4.0, help="of each part")
     parser.add_argument("--parts", type=int, default=8)
     parser.add_argument("--fade-minutes", type=float, default=0.0, help="around each turn")
@@ -101,9 +108,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first = read_trace(given.first)
         if given.first_writes:
             first = [each for each in first if each.output_tokens >= each.input_tokens]
+        second = read_trace(given.second)
+        if given.second_reads:
+            second = [each for each in second if each.input_tokens >= READS * each.output_tokens]
         made = splice(
             scaled(first, given.first_scale),
-            scaled(read_trace(given.second), given.second_scale),
+            scaled(second, given.second_scale),
             given.minutes * 60,
             given.parts,
             fade_seconds=given.fade_minutes * 60,

@@ -2,13 +2,13 @@
 
 Decode is processor sharing: every sequence gains a token a step, and a step's time follows from how
 many there are and how long. So a worker has one clock of tokens, and a sequence ends when the clock
-has moved by its output. Prefill is a queue with one server. Where a worker does both, each step
-carries a chunk of the queue's first prompt, which slows its decode, as chunked prefill does.
+has moved by its output. Prefill is a queue with one server, whose steps hold several short prompts
+or a part of a long one. Where a worker does both, each step carries a chunk of what is being
+prefilled, which slows its decode, as chunked prefill does.
 """
 
 import heapq
 import itertools
-import math
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -51,7 +51,9 @@ class Worker:
     queue: list[Job] = field(default_factory=list)  # prompts, the first one being computed
     head: int = 0
     queued_tokens: int = 0
-    done_seconds: float = 0.0  # of the first prompt's service
+    batch: int = 0  # the prompts of the step that is under way
+    batch_seconds: float = 0.0
+    done_seconds: float = 0.0  # of it
     clock: float = 0.0  # decode's tokens
     sequences: list[tuple[float, int, Job]] = field(default_factory=list)  # by end of clock
     starts: float = 0.0  # sum over sequences of (clock at the start - tokens then)
@@ -85,17 +87,18 @@ class Worker:
             return 1 / whole, chunk / whole
         return (1 / self.step() if decoding else 0.0), (1.0 if queued else 0.0)
 
-    def service(self, job: Job) -> float:
-        """Return the seconds that a prompt takes alone."""
-        capacity = self.profile.capacity
-        length = job.request.input_tokens + (
-            job.request.output_tokens - job.tokens_left if job.restarted else 0.0
-        )
-        most = self.profile.prefill_step_tokens
-        steps = math.ceil(length / most) if most else 1
-        return (
-            length / capacity.prefill_tokens_per_second + steps * capacity.prefill_overhead_seconds
-        )
+    def _begin_step(self) -> None:
+        """Take what the next prefill step holds: a prompt, and those behind it that fit as well."""
+        capacity, waiting = self.profile.capacity, len(self.queue) - self.head
+        if self.batch or not waiting:
+            return
+        tokens, self.batch = _tokens(self.queue[self.head]), 1
+        while self.batch < waiting:
+            more = _tokens(self.queue[self.head + self.batch])
+            if tokens + more > capacity.prefill_step_tokens:
+                break
+            tokens, self.batch = tokens + more, self.batch + 1
+        self.done_seconds, self.batch_seconds = 0.0, capacity.prefill_alone(tokens)
 
     def advance(self, now: float) -> None:
         """Bring clocks to `now`; nothing may have ended before."""
@@ -111,7 +114,7 @@ class Worker:
         decode, prefill = self.rates()
         times = []
         if prefill > 0:
-            left = self.service(self.queue[self.head]) - self.done_seconds
+            left = self.batch_seconds - self.done_seconds
             times.append(self.now + max(left, 0.0) / prefill)
         if decode > 0:
             times.append(self.now + max(self.sequences[0][0] - self.clock, 0.0) / decode)
@@ -121,6 +124,7 @@ class Worker:
         """Queue a prompt."""
         self.queue.append(job)
         self.queued_tokens += job.request.input_tokens
+        self._begin_step()
 
     def add_sequence(self, job: Job) -> None:
         """Start decoding, or wait for room."""
@@ -145,16 +149,14 @@ class Worker:
 
     def take_ended(self) -> tuple[list[Job], list[Job]]:
         """Return the prompts and the sequences that have ended by now."""
-        prompts, sequences = [], []
-        while self.head < len(self.queue):
-            job = self.queue[self.head]
-            service = self.service(job)
-            if self.done_seconds < service - 1e-9:
-                break
-            self.done_seconds = 0.0
-            self.head += 1
-            self.queued_tokens -= job.request.input_tokens
-            prompts.append(job)
+        prompts: list[Job] = []
+        sequences = []
+        if self.batch and self.done_seconds >= self.batch_seconds - 1e-9:
+            prompts = self.queue[self.head : self.head + self.batch]
+            self.head += self.batch
+            self.queued_tokens -= sum(job.request.input_tokens for job in prompts)
+            self.batch = 0
+            self._begin_step()
         if self.head > 256:
             del self.queue[: self.head]
             self.head = 0
@@ -175,7 +177,7 @@ class Worker:
             job.restarted = True
             jobs.append(job)
         jobs += self.waiting
-        self.queue, self.head, self.queued_tokens, self.done_seconds = [], 0, 0, 0.0
+        self.queue, self.head, self.queued_tokens, self.batch = [], 0, 0, 0
         self.sequences, self.waiting, self.starts, self.held_tokens = [], [], 0.0, 0.0
         return jobs
 
@@ -184,3 +186,9 @@ class Worker:
         # It began at `end - tokens left then` with the rest of its tokens there already.
         self.starts -= end - whole
         self.held_tokens -= whole
+
+
+def _tokens(job: Job) -> float:
+    """Return what a prompt has to be computed of: after a restart, what was decoded as well."""
+    again = job.request.output_tokens - job.tokens_left if job.restarted else 0.0
+    return job.request.input_tokens + again

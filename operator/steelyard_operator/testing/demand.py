@@ -41,6 +41,7 @@ def step_sums(
         ),
         kv_tokens=100_000,
         max_sequences=64,
+        prefill_step_tokens=256,
     )
 
 
@@ -51,6 +52,7 @@ def steps_document(sums: StepSums) -> dict[str, Any]:
         "decode": dict(zip(DECODE, sums.decode, strict=True)),
         "kvTokens": sums.kv_tokens,
         "maxSequences": sums.max_sequences,
+        "prefillStepTokens": sums.prefill_step_tokens,
     }
 
 

@@ -22,8 +22,11 @@ class Statistics:
         self.local_recomputes = 0
         self.pulls_landed = 0
         self.busy_seconds = 0.0
+        config = scheduler.config
         self._steps = StepSums(
-            scheduler.blocks.num_blocks * scheduler.config.block_size, scheduler.config.max_num_seqs
+            scheduler.blocks.num_blocks * config.block_size,
+            config.max_num_seqs,
+            config.max_num_batched_tokens,
         )
 
     def observe_step(

@@ -10,15 +10,17 @@ from steelyard_runtime.core.batch import StepPlan
 class StepSums:
     """Sums over all steps since the engine began."""
 
-    def __init__(self, kv_tokens: int, max_sequences: int) -> None:
+    def __init__(self, kv_tokens: int, max_sequences: int, prefill_step_tokens: int) -> None:
         """Begin at zero.
 
         Args:
             kv_tokens: that the KV pool holds.
             max_sequences: of one step.
+            prefill_step_tokens: the most prompt tokens of one step.
         """
         self._kv_tokens = kv_tokens
         self._max_sequences = max_sequences
+        self._prefill_step_tokens = prefill_step_tokens
         self._prefill = dict.fromkeys(
             ("count", "seconds", "tokens", "tokensSquared", "tokenSeconds"), 0.0
         )
@@ -73,4 +75,5 @@ class StepSums:
             "decode": dict(self._decode),
             "kvTokens": self._kv_tokens,
             "maxSequences": self._max_sequences,
+            "prefillStepTokens": self._prefill_step_tokens,
         }

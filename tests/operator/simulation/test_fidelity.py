@@ -15,7 +15,8 @@ from steelyard_operator.simulation.traces import Request
 
 ROOT = Path(__file__).parents[3]
 RECORDED = ROOT / "docs/benchmarks/2026-11-27-open-loop.json"
-TRUE = replace(profile("gpt-oss-20b-h100"), prefill_step_tokens=256)
+GPT_OSS = profile("gpt-oss-20b-h100")
+TRUE = replace(GPT_OSS, capacity=replace(GPT_OSS.capacity, prefill_step_tokens=256))
 TRANSFER_SECONDS = 0.25
 
 
@@ -141,6 +142,5 @@ def test_the_profile_of_a_cpu_is_the_recorded_one() -> None:
     found, kept = fitted(json.loads(RECORDED.read_text())["runs"][0]), profile("smollm2-cpu")
 
     assert kept.transfer_seconds == pytest.approx(found.transfer_seconds, rel=0.02)
-    assert kept.prefill_step_tokens == found.prefill_step_tokens
     for name, value in asdict(found.capacity).items():
         assert getattr(kept.capacity, name) == pytest.approx(value, rel=0.02), name

@@ -20,6 +20,7 @@ from steelyard_operator.simulation.policies import (
 )
 from steelyard_operator.simulation.profiles import PROFILES, profile
 from steelyard_operator.simulation.traces import Request, read_trace, scaled
+from steelyard_operator.simulation.workers import Job, Role, Worker
 
 LLAMA = profile("llama-3.1-8b-h100")
 
@@ -46,6 +47,23 @@ def test_a_lone_request_takes_what_its_parts_take() -> None:
     step = capacity.step(1, 1001)
     assert outcome.seconds == pytest.approx(prefill + transfer + 99 * step, rel=1e-3)
     assert (outcome.requests, outcome.good, outcome.tokens) == (1, 1, 1100)
+
+
+def test_short_prompts_share_a_step() -> None:
+    """What waits while the first is computed goes in one step, as far as that holds it."""
+    worker = Worker(LLAMA, Role.PREFILL, created=0.0, ready_at=0.0)
+    for tokens in (100, 4000, 4000, 4000):
+        worker.add_prompt(Job(Request(0.0, tokens, 2)))
+    ends, counts = [], []
+    while (at := worker.next_event()) is not None:
+        worker.advance(at)
+        ends.append(at)
+        counts.append(len(worker.take_ended()[0]))
+
+    steps = [LLAMA.capacity.prefill_alone(tokens) for tokens in (100, 8000, 4000)]
+    assert counts == [1, 2, 1]
+    assert ends == pytest.approx([steps[0], sum(steps[:2]), sum(steps)])
+    assert worker.queued_tokens == 0
 
 
 @pytest.mark.parametrize("colocated", [0, 2])
@@ -142,15 +160,16 @@ def test_dynamos_formula_by_hand() -> None:
     """Demand / engine_rps, rounded up: 20 requests/s of 1,000 in and 200 out."""
     window = [Signals(5.0, 100, 100_000, 1e8, 100, 20_000, 120_000, 0, 0, 1, 1)] * 36
     capacity = LLAMA.capacity
-    prefill_rps = 1 / (1000 / 27_400 + 0.004)  # 24.7
+    # A step of 8,192 tokens takes 4 ms besides them.
+    prefill_rps = 1 / (1000 / 27_400 + 0.004 * 1000 / 8192)  # 27.0
     most = int((0.030 - 0.0064) / (1.6e-5 + 4.4e-8 * 1100))  # 366 sequences in 30 ms
 
     assert capacity.sequences_within(0.030, 1100) == most
-    assert prefill_rps == pytest.approx(24.7, abs=0.1)
+    assert prefill_rps == pytest.approx(27.0, abs=0.1)
     assert throughput_split(window, LLAMA) == Split(1, 1)
     five_times = [Signals(5.0, 500, 500_000, 5e8, 500, 100_000, 600_000, 0, 0, 1, 1)] * 36
-    # 100 / 24.7 = 4.05; 100 * 200 / (366 / 0.030) = 1.6
-    assert throughput_split(five_times, LLAMA) == Split(5, 2)
+    # 100 / 27.0 = 3.7; 100 * 200 / (366 / 0.030) = 1.6
+    assert throughput_split(five_times, LLAMA) == Split(4, 2)
 
 
 @pytest.mark.parametrize(

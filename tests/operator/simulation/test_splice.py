@@ -55,21 +55,21 @@ def test_one_trace_fades_into_the_other() -> None:
     assert after[0] < 50 < after[1]
 
 
-def test_writing_is_what_has_longer_answers_than_prompts(
+def test_writing_has_long_answers_and_reading_long_prompts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`--first-writes` leaves the others out."""
+    """`--first-writes` and `--second-reads` leave the others out."""
     for name, requests in (
         ("first", [Request(float(at), 10, 20 if at % 2 else 5) for at in range(130)]),
-        ("second", [Request(float(at), 1000, 1) for at in range(130)]),
+        ("second", [Request(float(at), 800, 100 if at % 2 else 101) for at in range(130)]),
     ):
         with (tmp_path / name).open("w", encoding="utf-8") as file:
             write(requests, file)
 
     traces = [str(tmp_path / name) for name in ("first", "second")]
-    code = main([*traces, "--first-writes", "--minutes", "1", "--parts", "2"])
+    code = main([*traces, "--first-writes", "--second-reads", "--minutes", "1", "--parts", "2"])
 
     assert code == 0
     (tmp_path / "made").write_text(capsys.readouterr().out)
     made = read_trace(tmp_path / "made")
-    assert {each.output_tokens for each in made} == {20, 1}
+    assert {each.output_tokens for each in made} == {20, 100}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from steelyard_operator.planning.balance.signals import Objectives
 
 MOST_WORKERS = 10_000
-CHANCE = 1.0  # standard deviations
+CHANCE = 2.0  # standard deviations
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +20,26 @@ class Capacity:
     """One worker of each role."""
 
     prefill_tokens_per_second: float
-    prefill_overhead_seconds: float  # of a request, whatever its length
+    prefill_overhead_seconds: float  # of a step, whatever is in it
     step_seconds: float  # a
     step_seconds_per_sequence: float  # b
     step_seconds_per_token: float  # c
     kv_tokens: int  # what its cache holds
     max_sequences: int
+    prefill_step_tokens: int = 0
+    """A step holds so many tokens: some short prompts, or a part of one; 0: always one prompt."""
+
+    def prefill(self, tokens: float, prompts: float = 1.0) -> float:
+        """Return the seconds of some prompts' tokens where steps are as full as they can be."""
+        most = self.prefill_step_tokens
+        steps = tokens / most if most else prompts
+        return tokens / self.prefill_tokens_per_second + steps * self.prefill_overhead_seconds
+
+    def prefill_alone(self, tokens: float) -> float:
+        """Return the seconds of one prompt, or of a step of several, by itself."""
+        most = self.prefill_step_tokens
+        steps = math.ceil(tokens / most) if most else 1
+        return tokens / self.prefill_tokens_per_second + steps * self.prefill_overhead_seconds
 
     def step(self, sequences: float, tokens: float) -> float:
         """Return the seconds of a decode step."""
@@ -61,7 +75,7 @@ def prefill_workers(demand: Demand, capacity: Capacity, objectives: Objectives) 
     if demand.requests <= 0:
         return 0
     own, service = _prefill_seconds(demand, capacity)
-    load = demand.requests * own
+    load = capacity.prefill(demand.input_tokens, demand.requests)
     allowed = objectives.ttft_seconds - 2 * own  # The request itself, and the first decode step.
     late = 1 - objectives.percentile
     for count in range(max(1, math.ceil(load)), MOST_WORKERS):
@@ -86,7 +100,7 @@ def ttft_seconds(count: int, demand: Demand, capacity: Capacity, percentile: flo
     if demand.requests <= 0:
         return 0.0
     own, service = _prefill_seconds(demand, capacity)
-    load = demand.requests * own
+    load = capacity.prefill(demand.input_tokens, demand.requests)
     if count <= load:
         return math.inf
     waiting = _erlang_c(count, load) / (1 - percentile)
@@ -112,10 +126,7 @@ def tpot_seconds(count: int, demand: Demand, capacity: Capacity) -> float:
 
 def _prefill_seconds(demand: Demand, capacity: Capacity) -> tuple[float, float]:
     """Return the mean seconds of a prompt, and as a queue feels them."""
-    own = (
-        demand.input_tokens / demand.requests / capacity.prefill_tokens_per_second
-        + capacity.prefill_overhead_seconds
-    )
+    own = capacity.prefill_alone(demand.input_tokens / demand.requests)
     # Half of the mean square is what a queue feels of service times that vary.
     return own, own * (1 + demand.spread) / 2
 

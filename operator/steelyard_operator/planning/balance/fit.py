@@ -40,6 +40,7 @@ class StepSums:
     decode: tuple[float, ...] = (0.0,) * len(DECODE)
     kv_tokens: int = 0
     max_sequences: int = 0
+    prefill_step_tokens: int = 0  # 0: not known
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> "StepSums":
@@ -53,6 +54,7 @@ class StepSums:
             tuple(float(document["decode"][name]) for name in DECODE),
             int(document["kvTokens"]),
             int(document["maxSequences"]),
+            int(document.get("prefillStepTokens", 0)),
         )
 
     def since(self, before: "StepSums | None") -> "StepSums":
@@ -66,6 +68,7 @@ class StepSums:
             tuple(a - b for a, b in zip(self.decode, before.decode, strict=True)),
             self.kv_tokens,
             self.max_sequences,
+            self.prefill_step_tokens,
         )
 
     def added(self, more: "StepSums") -> "StepSums":
@@ -75,6 +78,7 @@ class StepSums:
             tuple(a + b for a, b in zip(self.decode, more.decode, strict=True)),
             more.kv_tokens,
             more.max_sequences,
+            more.prefill_step_tokens,
         )
 
     def plus(self, more: "StepSums") -> "StepSums":
@@ -84,6 +88,7 @@ class StepSums:
             _faded(self.decode, more.decode, REMEMBERED_DECODE_STEPS),
             more.kv_tokens or self.kv_tokens,
             more.max_sequences or self.max_sequences,
+            more.prefill_step_tokens or self.prefill_step_tokens,
         )
 
 
@@ -105,6 +110,7 @@ def capacity(sums: StepSums) -> Capacity | None:
         step_seconds_per_token=per_token,
         kv_tokens=sums.kv_tokens,
         max_sequences=max(1, sums.max_sequences),
+        prefill_step_tokens=sums.prefill_step_tokens,
     )
 
 

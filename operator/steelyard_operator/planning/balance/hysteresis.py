@@ -8,7 +8,7 @@ from steelyard_operator.planning.balance.signals import Limits, Split
 
 # How long a role must have been too large before its last spare worker is removed: a new one costs
 # a cold start.
-HOLD_SECONDS = 180.0
+HOLD_SECONDS = 120.0
 # What is more than a spare worker above the need of so long goes sooner, down to half of what was
 # needed within the hold: traffic that pauses comes back.
 SHORT_HOLD_SECONDS, SPARE = 10.0, 0.05
@@ -19,7 +19,7 @@ STEEP, STEEP_WORKERS, STEEP_HOLD_SECONDS = 2, 3, 300.0
 MEMORY_SECONDS = 1200.0
 # Of the most workers that there were in the last minutes this share stays in any case: one pause is
 # no reason to begin anew.
-KEPT = 0.5
+KEPT = 0.35
 # Nothing goes before so much was seen, and none of a role whose need has risen within so long.
 SHRINK_AFTER_SECONDS, RISE_SECONDS = 60.0, 30.0
 # How long a worker must have been spare before it changes its role: changing back costs a drain.

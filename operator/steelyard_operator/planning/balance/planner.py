@@ -15,6 +15,7 @@ from steelyard_operator.planning.balance.forecast import (
     demand_lately,
     forecast,
     latest,
+    quieter,
 )
 from steelyard_operator.planning.balance.hysteresis import Needed, Past, remembered, settled
 from steelyard_operator.planning.balance.signals import Limits, Objectives, Signals, Split
@@ -70,7 +71,11 @@ def decide(
     rates = forecast(history, settings.cold_start_seconds + signals.seconds)
     needed = _needed(rates.demand, signals, settings, history[-LIVE_TICKS:])
     short = _needed(demand_lately(history), signals, settings, history[-LIVE_TICKS:])
-    least = Split(min(needed.prefill, short.prefill), min(needed.decode, short.decode))
+    quiet = quieter(history)
+    least = Split(
+        min(needed.prefill, short.prefill) if quiet[0] else needed.prefill,
+        min(needed.decode, short.decode) if quiet[1] else needed.decode,
+    )
     clock = state.clock_seconds + signals.seconds
     needs = state.needed
     now = Split(signals.prefill, signals.decode)
@@ -102,9 +107,10 @@ def _needed(
     most = settings.capacity.sequences_within(
         settings.objectives.tpot_seconds, demand.context_tokens
     )
-    if signals.decoding > most * max(signals.decode, 1):
-        decode = max(decode, -(-signals.decoding // most))
     decode = max(decode, _decode_by_sequences(live, demand, settings, most))
+    if signals.decoding > most * max(signals.decode, 1):
+        late = _sequences_late(signals, demand, settings, most)
+        decode = max(decode, min(-(-signals.decoding // most), decode + late))
     # An open request needs its workers, however long ago it came.
     if signals.backlog_tokens > 0:
         prefill, decode = max(prefill, 1), max(decode, 1)
@@ -120,6 +126,14 @@ def _catching_up(signals: Signals, settings: Settings) -> int:
     return math.ceil(max(late, 0.0) / settings.cold_start_seconds)
 
 
+def _sequences_late(signals: Signals, demand: Demand, settings: Settings, most: int) -> int:
+    """Return the decode workers for the sequences beyond what the objective allows."""
+    answer = demand.output_tokens / demand.requests if demand.requests else 1.0
+    seconds = max(1.0, answer) * settings.capacity.step(most, most * demand.context_tokens)
+    turns = max(1.0, settings.cold_start_seconds / seconds)
+    return math.ceil((signals.decoding - most * signals.decode) / most / turns)
+
+
 def _decode_by_sequences(
     live: tuple[Signals, ...], demand: Demand, settings: Settings, most: int
 ) -> int:
@@ -131,6 +145,7 @@ def _decode_by_sequences(
     capacity, context = settings.capacity, demand.context_tokens
     workers = max(live[-1].decode, 1)
     each = sum(tick.decoding for tick in live) / len(live) / workers
+    each = min(each, capacity.max_sequences)
     if each <= 0:
         return 0
     rate = workers * each / capacity.step(each, each * context)

@@ -1,5 +1,7 @@
 """What a worker can do follows from its step times; queues follow Erlang's formula."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +56,20 @@ def test_prefill_has_room_for_its_queue() -> None:
     """At 95 % of one worker, prompts of 0.1 s wait longer than 0.8 s too often."""
     assert prefill_workers(demand(5.0), CAPACITY, OBJECTIVES) == 1
     assert prefill_workers(demand(9.5), CAPACITY, OBJECTIVES) == 2
+
+
+def test_a_step_of_several_prompts_has_its_overhead_once() -> None:
+    """Eight prompts of 128 tokens are a step of 1,024; alone, each would cost the overhead."""
+    alone = replace(CAPACITY, prefill_overhead_seconds=0.1)
+    together = replace(alone, prefill_step_tokens=1024)
+
+    assert alone.prefill(8 * 128, 8) == pytest.approx(8 * 0.1 + 0.1024)
+    assert together.prefill(8 * 128, 8) == pytest.approx(0.1 + 0.1024)
+    assert together.prefill_alone(128) == alone.prefill_alone(128)
+    assert together.prefill_alone(3000) == pytest.approx(3 * 0.1 + 0.3)
+    many = demand(30.0, length=128.0)
+    assert prefill_workers(many, alone, OBJECTIVES) == 4
+    assert prefill_workers(many, together, OBJECTIVES) == 2
 
 
 def test_nothing_needs_nobody() -> None:

@@ -1,6 +1,7 @@
 """Step times become a capacity: right where they tell it, careful where they do not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -122,8 +123,12 @@ def test_a_workers_document_is_read() -> None:
         },
         "kvTokens": 640,
         "maxSequences": 8,
+        "prefillStepTokens": 256,
     }  # fmt: skip
 
-    assert StepSums.read(document) == StepSums((1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9), 640, 8)
+    read = StepSums((1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 6, 7, 8, 9), 640, 8, 256)
+    assert StepSums.read(document) == read
+    older = {name: value for name, value in document.items() if name != "prefillStepTokens"}
+    assert StepSums.read(older) == replace(read, prefill_step_tokens=0)
     with pytest.raises(KeyError):
         StepSums.read({**document, "decode": {}})

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from steelyard_operator.planning.balance.forecast import MARGIN, forecast
+from steelyard_operator.planning.balance.forecast import MARGIN, forecast, quieter
 from steelyard_operator.planning.balance.signals import Signals
 
 TICK = 5.0
@@ -65,3 +65,20 @@ def test_the_noise_of_steady_traffic_is_no_turn() -> None:
         shortened += forecast(window, 0.0).demand.requests != pytest.approx(expected)
 
     assert shortened <= len(history) / 200
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "quiet"),
+    [
+        pytest.param([500] * 5, [20] * 15, (True, False), id="more, but shorter prompts"),
+        pytest.param([500] * 5, [500] * 9, (False, False), id="more of the same"),
+        pytest.param([500] * 5, [500] * 2, (True, True), id="less of the same"),
+        pytest.param([20] * 15, [500] * 5, (False, True), id="fewer, but longer prompts"),
+    ],
+)
+def test_a_role_is_quieter_by_what_it_gets(
+    before: list[int], after: list[int], quiet: tuple[bool, bool]
+) -> None:
+    """Prefill by prompt tokens, decode by requests: the last seconds against the minute."""
+    assert quieter([*[tick(before)] * 12, *[tick(after)] * 2]) == quiet
+    assert quieter([]) == (False, False)

@@ -49,11 +49,11 @@ def test_what_is_beyond_one_spare_goes_soon_and_the_last_after_the_hold() -> Non
     assert seconds(sizes.index(7)) == HOLD_SECONDS
 
 
-def test_no_more_than_half_goes_within_ten_minutes() -> None:
-    """A pause may end: the second half goes only when the first has been gone for long."""
+def test_a_third_stays_for_ten_minutes() -> None:
+    """A pause may end: the rest goes only when the first have been gone for long."""
     sizes = played([12] * 130 + [1] * 400, 12)[130:]
 
-    assert min(sizes[:120]) == 6
+    assert min(sizes[:120]) == 5
     assert sizes[-1] == 1
 
 
@@ -64,7 +64,7 @@ def test_nothing_needed_for_the_whole_hold_is_nothing_kept() -> None:
     assert seconds(sizes.index(0)) == HOLD_SECONDS
 
 
-@pytest.mark.parametrize(("dip_seconds", "kept"), [(150, 9), (270, 9), (600, 5)])
+@pytest.mark.parametrize(("dip_seconds", "kept"), [(150, 9), (270, 9), (600, 4)])
 def test_after_a_steep_rise_a_dip_is_waited_out(dip_seconds: int, kept: int) -> None:
     """What came faster than a worker starts stays for five minutes; a longer dip is followed."""
     dip = [3] * round(dip_seconds / TICK)
