@@ -25,6 +25,7 @@ class Profile:
 # The figures of one H100 are those of docs/benchmarks.md ("On an H100", 2026-11-27): decode steps
 # at a context of about 1,000 by batch, the share of one token of context from the copy bandwidth
 # of 3.0 TB/s. Prefill is the total tokens/s of a load of 1,000 in, 200 or 100 out: a lower bound.
+# A step held up to 8,192 tokens in those runs.
 PROFILES = {
     profile.name: profile
     for profile in (
