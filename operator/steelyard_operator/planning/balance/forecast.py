@@ -75,6 +75,7 @@ def quieter(history: Sequence[Signals]) -> tuple[bool, bool]:
         ]
         return rates[0] < rates[1]
 
+    # Decode also has less to do where as many answers are shorter ones.
     return less(lambda tick: tick.input_tokens), (
         less(lambda tick: tick.requests) or less(lambda tick: tick.finished_output_tokens)
     )

@@ -39,7 +39,7 @@ class Needed:
     split: Split
     """By the demand, without what it takes to catch up."""
     least: Split
-    """By the last seconds alone, where that is less: a role may give away what is beyond it."""
+    """By the last seconds alone, where they were quieter: what is beyond it may be given away."""
     low: Split
     """The least `split` within a cold start before."""
 

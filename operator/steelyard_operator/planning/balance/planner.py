@@ -71,6 +71,8 @@ def decide(
     rates = forecast(history, settings.cold_start_seconds + signals.seconds)
     needed = _needed(rates.demand, signals, settings, history[-LIVE_TICKS:])
     short = _needed(demand_lately(history), signals, settings, history[-LIVE_TICKS:])
+    # A role whose load rises has enough for the last seconds, and soon will not: what it gave away
+    # it would ask back at once, from a role that then lacks it.
     quiet = quieter(history)
     least = Split(
         min(needed.prefill, short.prefill) if quiet[0] else needed.prefill,
