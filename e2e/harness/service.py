@@ -164,16 +164,17 @@ class Service:
             return False
         expected = {role: spec[role].get("replicas", 1) for role in ("prefill", "decode")}
         pods = self.workers()
-        if len(pods) != sum(expected.values()) or not all(map(_ready, pods)):
+        if len(pods) != sum(expected.values()) or not all(map(ready, pods)):
             return False
         for role, replicas in expected.items():
             if sum(f"{PREFIX}{role}" in pod["metadata"]["labels"] for pod in pods) != replicas:
                 return False
         routers = self.routers()
-        return len(routers) == spec["router"]["replicas"] and all(map(_ready, routers))
+        return len(routers) == spec["router"]["replicas"] and all(map(ready, routers))
 
 
-def _ready(pod: Mapping[str, Any]) -> bool:
+def ready(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod serves, and nobody has asked it to end."""
     if "deletionTimestamp" in pod["metadata"]:
         return False
     conditions = pod["status"].get("conditions", [])

@@ -6,10 +6,11 @@ from random import Random
 
 from harness.clusters import OPERATOR, Cluster
 from harness.kubectl import Kubectl, wait_for
-from harness.service import Service
+from harness.service import Service, ready
 from harness.traffic import Traffic
 
 LEASE = "steelyard-operator"
+VICTIM_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +28,34 @@ class World:
         return self.cluster.kubectl
 
     def victim(self, role: str) -> str:
-        """Return a worker of the role that has a request now, with enough streams open."""
-        names = [str(pod["metadata"]["name"]) for pod in self.service.workers(role)]
-        name = self.random.choice(sorted(names))
+        """Return a worker of the role that has a request now, with enough streams open.
+
+        Where the service is in the midst of a change, a worker that starts or ends is no victim.
+
+        Raises:
+            AssertionError: a worker that serves all the time gets no request.
+        """
         self.traffic.wait_open()
-        self.service.await_request(name)
+        what = f"a {role} worker with a request"
+        return wait_for(what, lambda: self._busy(role), seconds=VICTIM_SECONDS)
+
+    def _busy(self, role: str) -> str:
+        """Return a worker of the role after waiting for its request; nothing if it ended."""
+        names = self._serving(role)
+        if not names:
+            return ""
+        name = self.random.choice(names)
+        try:
+            self.service.await_request(name)
+        except AssertionError:
+            if name in self._serving(role):
+                raise
+            return ""
         return name
+
+    def _serving(self, role: str) -> list[str]:
+        pods = self.service.workers(role)
+        return sorted(str(pod["metadata"]["name"]) for pod in pods if ready(pod))
 
 
 @dataclass(frozen=True, slots=True)
