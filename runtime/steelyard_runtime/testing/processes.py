@@ -3,6 +3,7 @@
 Every process inherits a pipe of this one, so none outlives it, however it ends.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -276,3 +277,12 @@ class Router(ServerProcess):
         fresh = self.membership.with_suffix(".new")
         fresh.write_text(json.dumps({"version": 1, "workers": list(members)}))
         fresh.replace(self.membership)
+
+
+def thread_states(pid: int) -> set[str]:
+    """Return the kernel's letters for what the threads of a process do; none when it is gone."""
+    letters = set()
+    for status in Path("/proc", str(pid), "task").glob("*/status"):
+        with contextlib.suppress(OSError):  # the thread ended meanwhile
+            letters.add(status.read_text().split("State:\t")[1][0])
+    return letters

@@ -16,7 +16,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from steelyard_runtime.testing.processes import Router, Worker, free_port, wait_for
+from steelyard_runtime.testing.processes import (
+    Router,
+    Worker,
+    free_port,
+    thread_states,
+    wait_for,
+)
 from steelyard_runtime.transfer import faults
 
 TOKEN = "the-service-of-a-test"  # noqa: S105  # protects nothing
@@ -53,7 +59,7 @@ class Slot:
         """SIGKILL the worker; returns when its engine process has ended of it."""
         engine = self.worker.engine_pid()
         self.worker.kill()
-        wait_for(lambda: _states(engine) <= {"Z"}, "the end of an engine without its worker")
+        wait_for(lambda: thread_states(engine) <= {"Z"}, "the end of an engine without its worker")
 
     def kill_engine(self) -> None:
         """SIGKILL the engine process; returns when the worker has ended of it."""
@@ -66,7 +72,9 @@ class Slot:
         self.stopped = [self.worker.process.pid, self.worker.engine_pid()]
         for pid in self.stopped:
             os.kill(pid, signal.SIGSTOP)
-        wait_for(lambda: all(_states(pid) == {"T"} for pid in self.stopped), "stopped processes")
+        wait_for(
+            lambda: all(thread_states(pid) == {"T"} for pid in self.stopped), "stopped processes"
+        )
 
     def go_on(self) -> None:
         """SIGCONT what was stopped."""
@@ -79,15 +87,6 @@ class Slot:
         """Return the blocks that are not zero among referenced, leased and quarantined."""
         blocks = self.worker.state()["blocks"]
         return {state: blocks[state] for state in HELD if blocks[state]}
-
-
-def _states(pid: int) -> set[str]:
-    """Return the kernel's letters for what the threads of a process do; none when it is gone."""
-    letters = set()
-    for status in Path("/proc", str(pid), "task").glob("*/status"):
-        with contextlib.suppress(OSError):  # the thread ended meanwhile
-            letters.add(status.read_text().split("State:\t")[1][0])
-    return letters
 
 
 class SupervisedService:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 from steelyard_runtime.config import TransferConfig
 from steelyard_runtime.ipc.messages import RemotePrefill
 from steelyard_runtime.testing.block_memory import PlainBlockMemory
+from steelyard_runtime.testing.processes import thread_states, wait_for
 from steelyard_runtime.testing.transfer_peer import remote_prefill
 from steelyard_runtime.transfer.interface import TransferEvent
 from steelyard_runtime.transfer.nixl_library import is_installed
@@ -149,8 +151,11 @@ class PeerProcess:
         return remote_prefill(self.ask(command))
 
     def signal(self, number: int) -> None:
-        """Send a signal."""
+        """Send a signal; SIGSTOP takes a moment, in which a thread that runs still answers."""
         self.process.send_signal(number)
+        pid = self.process.pid
+        if number == signal.SIGSTOP:
+            wait_for(lambda: thread_states(pid) == {"T"}, "a stopped process")
 
     def stop(self) -> None:
         """End the process, whatever state it is in."""
