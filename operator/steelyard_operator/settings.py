@@ -22,6 +22,8 @@ class Settings:
     """The only namespace that is watched; None watches the whole cluster."""
     operator_namespace: str = "steelyard-system"
     """Where the operator runs: its Lease, and the peer of the NetworkPolicies' admin rule."""
+    former_operator_namespace: str = ""
+    """Where the operator ran before it moved: its pods there are admitted as well."""
     operator_class: str = ""
     """Only resources with this value of the label steelyard.dev/operator-class are served."""
     worker_image: str = "steelyard-runtime:latest"

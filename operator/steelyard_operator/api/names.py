@@ -18,8 +18,11 @@ DECODE_LABEL = f"{GROUP}/decode"
 REVISION_LABEL = f"{GROUP}/revision"
 FINGERPRINT_LABEL = f"{GROUP}/kv-fingerprint"  # 16 hex digits of the worker's fingerprint
 COMPONENT_LABEL = "app.kubernetes.io/component"  # WORKER or ROUTER; never changes
+NAME_LABEL = "app.kubernetes.io/name"
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"  # set by Kubernetes on each namespace
 WORKER = "worker"
 ROUTER = "router"
+OPERATOR = "steelyard-operator"  # the NAME_LABEL of the operator's own pods
 SERVES = "true"
 
 # On the resource: which operator is responsible where several are installed.

@@ -7,6 +7,7 @@ from steelyard_operator.api.names import (
     COMPONENT_LABEL,
     DECODE_LABEL,
     FIELD_MANAGER,
+    NAME_LABEL,
     PREFILL_LABEL,
     SERVES,
     SERVICE_LABEL,
@@ -22,7 +23,7 @@ def labels(service: str, component: str) -> dict[str, str]:
     return {
         SERVICE_LABEL: service,
         COMPONENT_LABEL: component,
-        "app.kubernetes.io/name": "steelyard",
+        NAME_LABEL: "steelyard",
         "app.kubernetes.io/instance": service,
         "app.kubernetes.io/managed-by": FIELD_MANAGER,
     }

@@ -1,5 +1,6 @@
 """Who reaches which port, by an evaluator of the rendered NetworkPolicies."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from steelyard_operator.render.owner import Owner
 from steelyard_operator.settings import Settings
 
 SETTINGS = Settings(operator_namespace="system")
+OPERATOR = {"app.kubernetes.io/name": "steelyard-operator"}
 
 
 def pod(namespace: str, of: dict[str, str], **namespace_labels: str) -> dict[str, Any]:
@@ -27,7 +29,12 @@ PODS = {
     "worker of another service": pod("team", labels("t", "worker")),
     "its namesake elsewhere": pod("elsewhere", labels("s", "worker")),
     "client": pod("team", {"app": "shop"}),
-    "operator": pod("system", {"app.kubernetes.io/name": "steelyard-operator"}),
+    "operator": pod("system", OPERATOR),
+    "neighbour of the operator": pod("system", {"app": "x"}),
+    "worker beside the operator": pod("system", labels("s", "worker")),
+    "false operator beside the service": pod("team", OPERATOR),
+    "operator before it moved": pod("former", OPERATOR),
+    "neighbour of the former operator": pod("former", {"app": "x"}),
     "scraper": pod("monitoring", {"app": "prometheus"}, **{"steelyard.dev/scrape": "enabled"}),
 }
 OWN = {"prefill", "decode", "draining"}
@@ -49,6 +56,12 @@ REACHED_BY = {
 }
 
 
+MOVING = {
+    ("prefill", 8000): {"router", "operator", "operator before it moved", "scraper"},
+    ("decode", 8001): {"operator", "operator before it moved"},
+}
+
+
 @pytest.mark.parametrize(
     ("where", "allowed"),
     REACHED_BY.items(),
@@ -58,10 +71,37 @@ def test_a_port_is_reached_by_those_who_need_it(
     network: Any, a_service: Any, owner: Owner, where: tuple[str, int], allowed: set[str]
 ) -> None:
     """Role labels make no difference, and a pod of nobody's service stays as it was."""
-    rendered = children(owner, a_service(), SETTINGS, min_available=0)
+    assert reaching(network, a_service(), owner, SETTINGS, where) == allowed
+
+
+@pytest.mark.parametrize(("where", "allowed"), MOVING.items(), ids=map(str, MOVING))
+def test_both_operators_reach_workers_while_the_operator_moves(
+    network: Any, a_service: Any, owner: Owner, where: tuple[str, int], allowed: set[str]
+) -> None:
+    """The pods of the old one too, and nothing else of its namespace."""
+    moving = replace(SETTINGS, former_operator_namespace="former")
+
+    assert reaching(network, a_service(), owner, moving, where) == allowed
+
+
+@pytest.mark.parametrize("port", [8000, 8001])
+def test_pods_that_share_a_namespace_with_the_operator_and_the_service_reach_no_worker(
+    network: Any, a_service: Any, owner: Owner, port: int
+) -> None:
+    """An installation inside the served namespace: the operator's pods alone are the operator."""
+    beside = Settings(operator_namespace=owner.namespace)
+
+    reached = reaching(network, a_service(), owner, beside, ("decode", port))
+
+    # Whoever may create pods with the operator's label there could create any pod.
+    assert reached - {"router", "scraper"} == {"false operator beside the service"}
+
+
+def reaching(
+    network: Any, service: Any, owner: Owner, settings: Settings, where: tuple[str, int]
+) -> set[str]:
+    """Return whose connections a port takes."""
+    rendered = children(owner, service, settings, min_available=0)
     cluster = network([one for one in rendered if one["kind"] == "NetworkPolicy"])
-
     target, port = where
-    reached = {name for name, pod in PODS.items() if cluster.allows(pod, PODS[target], port)}
-
-    assert reached == allowed
+    return {name for name, pod in PODS.items() if cluster.allows(pod, PODS[target], port)}
