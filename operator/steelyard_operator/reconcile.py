@@ -43,6 +43,7 @@ from steelyard_operator.planning.status import status, unreadable
 from steelyard_operator.planning.trouble import unsupported
 from steelyard_operator.render.children import children
 from steelyard_operator.render.names import endpoint_url
+from steelyard_operator.render.own_secrets import own_secret_named
 from steelyard_operator.render.owner import Owner
 from steelyard_operator.render.revision import revision_hash
 from steelyard_operator.render.secret import token_secret
@@ -113,7 +114,9 @@ class Reconciler:
         except UserError as error:
             return await self._say_unreadable(raw, owner, previous, str(error))
         memory = self._memories.setdefault(owner.uid, Memory())
-        refusal = unsupported(service, engine_unsupported(service))
+        refusal = unsupported(service, engine_unsupported(service)) or own_secret_named(
+            service, self._parts.settings
+        )
         deleting = meta.get("deletionTimestamp") is not None
         seen, scene = await self._observe(owner, service, memory)
         choose = partial(

@@ -48,6 +48,8 @@ class Settings:
     service_account_router: str = "steelyard-router"
     master_key_file: str = "/var/run/steelyard/master-key"
     """The key that every service's token is derived from."""
+    master_key_secret: str = "steelyard-master-key"  # noqa: S105  # a name
+    """The Secret that it is in; no resource may name it."""
     lease_seconds: float = 15.0
     metrics_port: int = 8080
     tick_seconds: float = 5.0

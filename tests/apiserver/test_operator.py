@@ -246,6 +246,20 @@ def test_a_worker_drains_before_it_is_deleted(operated: Cluster) -> None:
             worker.close()
 
 
+def test_a_service_that_names_the_master_key_gets_no_pod(operated: Cluster) -> None:
+    """It is told in its status, and served once it names a Secret of its own."""
+    reference = {"name": "steelyard-master-key", "key": "key"}
+    operated.apply(router={"apiKeysSecretRef": reference})
+    eventually(lambda: operated.condition("Stalled")["status"] == "True", "Stalled")
+
+    assert "must not name a Secret of the operator" in operated.condition("Stalled")["message"]
+    assert operated.pods() == []
+    assert operated.call("GET", APPS, "deployments")["items"] == []
+
+    operated.edit({"spec": {"router": {"apiKeysSecretRef": {"name": "clients"}}}})
+    eventually(lambda: len(operated.pods()) == 2, "two pods")
+
+
 def test_suspend_keeps_hands_off(operated: Cluster) -> None:
     """A Service that is deleted meanwhile comes back only afterwards."""
     operated.apply()

@@ -1,5 +1,6 @@
 """Building blocks of the API's models: the base class and the string formats they share."""
 
+from enum import Enum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -56,6 +57,15 @@ Quantity = Annotated[
     ),
 ]
 """A Kubernetes quantity, as in `512Mi`, `500m` or 2."""
+
+
+class Names(Enum):
+    """A mark in a field's type: its value names another object (`api.references`)."""
+
+    SECRET = "Secret"  # noqa: S105  # a kind
+    SERVICE_ACCOUNT = "ServiceAccount"
+    CHECKPOINT = "checkpoint"  # an address, which may begin with a claim's name
+
 
 Text = Annotated[str, Field(max_length=1024)]
 """A short text of any form."""
@@ -131,7 +141,7 @@ class ObjectMeta(ApiModel):
 class SecretKeyRef(ApiModel):
     """One key of a Secret in the service's namespace."""
 
-    name: ObjectName
+    name: Annotated[ObjectName, Names.SECRET]
     """name of the Secret."""
 
     key: ObjectName

@@ -12,6 +12,7 @@ from steelyard_operator.api.meta import (
     ATOMIC,
     ApiModel,
     EnvironmentVariable,
+    Names,
     ObjectName,
     PositiveInt32,
     StringMap,
@@ -73,7 +74,7 @@ class TopologySpreadConstraint(ApiModel):
 class ImagePullSecret(ApiModel):
     """A Secret that opens the registry of the images."""
 
-    name: ObjectName
+    name: Annotated[ObjectName, Names.SECRET]
     """name of the Secret."""
 
 
@@ -120,7 +121,7 @@ class PodOverrides(ApiModel):
     scheduler_name: ObjectName | None = None
     """schedulerName is the scheduler of the pods."""
 
-    service_account_name: ObjectName | None = None
+    service_account_name: Annotated[ObjectName | None, Names.SERVICE_ACCOUNT] = None
     """serviceAccountName is the identity of the pods; they mount no token of it."""
 
     image_pull_secrets: Annotated[

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from steelyard_operator.api.meta import MODEL_URI_PATTERN
+from steelyard_operator.api.meta import MODEL_URI_PATTERN, Names
 
-ModelUri = Annotated[str, Field(max_length=1024, pattern=MODEL_URI_PATTERN)]
+ModelUri = Annotated[str, Field(max_length=1024, pattern=MODEL_URI_PATTERN), Names.CHECKPOINT]
 """The address of a checkpoint."""

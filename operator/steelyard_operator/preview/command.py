@@ -50,7 +50,7 @@ def run(given: argparse.Namespace) -> int:
     from steelyard_operator.preview.planning import preview
     from steelyard_operator.preview.situation import Situation
 
-    service = read_service(given.file, given.namespace)
+    service = read_service(given.file, given.namespace, settings)
     if given.empty:
         situation = Situation()
     else:

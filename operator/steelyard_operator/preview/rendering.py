@@ -12,6 +12,7 @@ from steelyard_operator.errors import UserError
 from steelyard_operator.plain_yaml import PlainDumper
 from steelyard_operator.planning.trouble import unsupported
 from steelyard_operator.render.everything import everything
+from steelyard_operator.render.own_secrets import own_secret_named
 from steelyard_operator.settings import Settings
 
 
@@ -21,15 +22,16 @@ def render(file: Path, namespace: str | None, settings: Settings) -> str:
     Raises:
         UserError: the file cannot be read, or asks for what this version cannot serve.
     """
-    service = read_service(file, namespace)
+    service = read_service(file, namespace, settings)
     return as_yaml(everything(service, settings))
 
 
-def read_service(file: Path, namespace: str | None) -> InferenceService:
+def read_service(file: Path, namespace: str | None, settings: Settings) -> InferenceService:
     """Return the service of a file, in another namespace where one is given.
 
     Raises:
-        UserError: the file cannot be read, or asks for what this version cannot serve.
+        UserError: the file cannot be read, asks for what this version cannot serve, or names a
+            Secret of the operator.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -37,7 +39,9 @@ def read_service(file: Path, namespace: str | None) -> InferenceService:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"{file}: cannot be read: {reason}") from None
     service = load(text, str(file))
-    refusal = unsupported(service, engine_unsupported(service))
+    refusal = unsupported(service, engine_unsupported(service)) or own_secret_named(
+        service, settings
+    )
     if refusal is not None:
         raise UserError(f"{file}: {refusal}")
     if namespace is None:

@@ -8,6 +8,10 @@ from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.settings import Settings
 
 UID_DIGITS = 8
+TOKEN = "token"  # noqa: S105  # a part of a name
+WORKER_KEY = "worker-key"
+# Between a service's name and its uid's first digits in the names of Secrets that are made for it.
+OWN_SECRET_WORDS = (TOKEN, WORKER_KEY)
 
 
 def pod_name(service: str, slot: int) -> str:
@@ -45,7 +49,7 @@ def token_secret_name(service: str, uid: str) -> str:
     The token is the uid's: a service that is made again under the name of one that was deleted
     must not mount the old Secret, which is collected later.
     """
-    return f"{service}-token-{uid[:UID_DIGITS]}"
+    return f"{service}-{TOKEN}-{uid[:UID_DIGITS]}"
 
 
 def revision_name(service: str, revision: str) -> str:

@@ -23,6 +23,7 @@ from steelyard_operator.render import ports
 from steelyard_operator.render.containers import container
 from steelyard_operator.render.labels import labels, metadata, selector
 from steelyard_operator.render.names import role_service_name, router_name
+from steelyard_operator.render.own_secrets import refuse_own_secrets
 from steelyard_operator.render.owner import Owner
 from steelyard_operator.render.revision import router_hash
 from steelyard_operator.render.security import pod_security
@@ -74,7 +75,12 @@ def router_deployment(
 
 
 def router_template(owner: Owner, service: InferenceService, settings: Settings) -> dict[str, Any]:
-    """Return the pod template of the routers."""
+    """Return the pod template of the routers.
+
+    Raises:
+        UserError: the resource names a Secret of the operator.
+    """
+    refuse_own_secrets(service, settings)
     spec = service.spec
     keys = spec.router.api_keys_secret_ref
     mounts = [tmp()]

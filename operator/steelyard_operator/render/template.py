@@ -17,6 +17,7 @@ from steelyard_operator.backends.registry import backend
 from steelyard_operator.render import ports
 from steelyard_operator.render.containers import container, with_environment
 from steelyard_operator.render.labels import labels, selector
+from steelyard_operator.render.own_secrets import refuse_own_secrets
 from steelyard_operator.render.resources import container_resources, has_cuda, threads
 from steelyard_operator.render.security import pod_security
 from steelyard_operator.render.sources import Source, source
@@ -37,7 +38,12 @@ GRACE_BEYOND_DRAIN_SECONDS = 15
 
 
 def worker_template(service: InferenceService, settings: Settings, role: Role) -> dict[str, Any]:
-    """Return the pod template of the workers of a role: `metadata` and `spec`."""
+    """Return the pod template of the workers of a role: `metadata` and `spec`.
+
+    Raises:
+        UserError: the resource names a Secret of the operator.
+    """
+    refuse_own_secrets(service, settings)
     spec, name = service.spec, service.metadata.name
     workers = spec.prefill if role is Role.PREFILL else spec.decode
     image = spec.runtime.image or backend(spec.runtime.backend).image(settings)
