@@ -30,6 +30,7 @@ from steelyard_operator.kube.queue import WorkQueue
 from steelyard_operator.kube.reporting import Reporting
 from steelyard_operator.kube.revisions import Revisions
 from steelyard_operator.kube.routers import Routers
+from steelyard_operator.kube.service_secrets import ServiceSecrets
 from steelyard_operator.kube.services import Services
 from steelyard_operator.kube.serving import serving
 from steelyard_operator.kube.token import MasterKey, read_master_key
@@ -146,7 +147,6 @@ def _assembled(
     reconciler = Reconciler(
         Parts(
             settings=settings,
-            client=client,
             services=services,
             caches=caches,
             workers=workers,
@@ -157,6 +157,7 @@ def _assembled(
             reporting=reporting,
             balancing=balancing,
             events=Events(client, identity),
+            secrets=ServiceSecrets(client, caches, master_key),
             master_key=master_key,
         )
     )

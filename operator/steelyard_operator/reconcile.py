@@ -1,6 +1,5 @@
 """One pass over one service: observe, desire, plan, apply, say so. Only the order is here."""
 
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -21,15 +20,14 @@ from steelyard_operator.kube.answers import Raw
 from steelyard_operator.kube.balancing import Balancing
 from steelyard_operator.kube.caches import Caches
 from steelyard_operator.kube.children import Children, is_leftover
-from steelyard_operator.kube.client import Client
-from steelyard_operator.kube.errors import Conflict
 from steelyard_operator.kube.events import Events, Happening
-from steelyard_operator.kube.kinds import DEPLOYMENT, SECRET
+from steelyard_operator.kube.kinds import DEPLOYMENT
 from steelyard_operator.kube.memory import Memory
 from steelyard_operator.kube.metrics import RECONCILE_SECONDS, RECONCILES
 from steelyard_operator.kube.queue import Key
 from steelyard_operator.kube.reporting import Reporting, plain
 from steelyard_operator.kube.revisions import Revisions
+from steelyard_operator.kube.service_secrets import ServiceSecrets
 from steelyard_operator.kube.services import Services
 from steelyard_operator.kube.token import MasterKey
 from steelyard_operator.kube.transacting import Transacting, plan_events
@@ -46,13 +44,11 @@ from steelyard_operator.render.names import endpoint_url
 from steelyard_operator.render.own_secrets import own_secret_named
 from steelyard_operator.render.owner import Owner
 from steelyard_operator.render.revision import revision_hash
-from steelyard_operator.render.secret import token_secret
 from steelyard_operator.settings import Settings
 
 SOON_SECONDS = 1.0
 RESYNC_SECONDS = 600.0
 FOREIGN_SLOT_SECONDS = 60.0
-SECRET_AGAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +56,6 @@ class Parts:
     """What a pass works with."""
 
     settings: Settings
-    client: Client
     services: Services
     caches: Caches
     workers: Workers
@@ -71,6 +66,7 @@ class Parts:
     reporting: Reporting
     balancing: Balancing
     events: Events
+    secrets: ServiceSecrets
     master_key: MasterKey
 
 
@@ -245,7 +241,7 @@ class Reconciler:
             # Pods of now would mount the token of the resource that is being collected.
             create = create and not applied.leftovers and problem is None
             creating = create and any(isinstance(a, CreatePod) for a in the_plan.actions)
-            await self._ensure_secret(scene, creating, memory)
+            await parts.secrets.ensure(owner, memory, creating=creating)
             memory.refused_object = next(iter(applied.refused), None)
         result = await parts.acting.act(scene, the_plan, create=create)
         for slot, said in result.foreign_slots.items():
@@ -254,17 +250,6 @@ class Reconciler:
         if not create:
             result.late += now >= memory.refused_until
         return result
-
-    async def _ensure_secret(self, scene: Scene, creating: bool, memory: Memory) -> None:
-        """Make the token's Secret where a pod may need it; whether it is there cannot be read."""
-        owner, now = scene.owner, self._clock()
-        pods = self._parts.caches.pods.of(owner.namespace, owner.name)
-        waits = any(each.record.scheduled and each.record.phase == "Pending" for each in pods)
-        if not (creating or waits) or now - memory.secret_at < SECRET_AGAIN_SECONDS:
-            return
-        with contextlib.suppress(Conflict):  # it is there
-            await self._parts.client.create(SECRET, token_secret(owner, scene.token))
-        memory.secret_at = now
 
     async def _say_unreadable(
         self, raw: Raw, owner: Owner, previous: InferenceServiceStatus | None, sentence: str
