@@ -152,7 +152,7 @@ def _assembled(
             workers=workers,
             children=Children(client, caches),
             revisions=revisions,
-            acting=Acting(client, caches, workers, revisions, leadership),
+            acting=Acting(client, caches, workers, revisions, leadership, settings=settings),
             transacting=Transacting(reporting, leadership),
             reporting=reporting,
             balancing=balancing,

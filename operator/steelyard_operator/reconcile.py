@@ -40,6 +40,7 @@ from steelyard_operator.planning.observed import Observed
 from steelyard_operator.planning.status import status, unreadable
 from steelyard_operator.planning.trouble import unsupported
 from steelyard_operator.render.children import children
+from steelyard_operator.render.fetching import refused_fetch
 from steelyard_operator.render.names import endpoint_url
 from steelyard_operator.render.own_secrets import own_secret_named
 from steelyard_operator.render.owner import Owner
@@ -110,8 +111,10 @@ class Reconciler:
         except UserError as error:
             return await self._say_unreadable(raw, owner, previous, str(error))
         memory = self._memories.setdefault(owner.uid, Memory())
-        refusal = unsupported(service, engine_unsupported(service)) or own_secret_named(
-            service, self._parts.settings
+        refusal = (
+            unsupported(service, engine_unsupported(service))
+            or own_secret_named(service, self._parts.settings)
+            or refused_fetch(service, self._parts.settings)
         )
         deleting = meta.get("deletionTimestamp") is not None
         seen, scene = await self._observe(owner, service, memory)

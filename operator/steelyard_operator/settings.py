@@ -6,6 +6,7 @@ Pure: the environment is an argument. What one service wants is the resource's, 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from steelyard_operator import credential_hosts
 from steelyard_operator.errors import UserError
 
 PREFIX = "STEELYARD_"
@@ -42,6 +43,8 @@ class Settings:
     """A PersistentVolumeClaim in the service's namespace that keeps downloads; empty: emptyDir."""
     model_cache_host_path: str = ""
     """A directory of the node that keeps downloads; needs a namespace that admits hostPath."""
+    credential_hosts: tuple[str, ...] = ("huggingface.co", "aws")
+    """Where credentials of services may be sent (credential_hosts.py)."""
     kv_peers: str = PRIVATE_RANGES
     """Address ranges that decode workers may pull KV blocks from."""
     cluster_domain: str = "cluster.local"
@@ -74,7 +77,9 @@ def from_environment(environment: Mapping[str, str]) -> Settings:
             f"the environment variable {PREFIX}TICK_SECONDS must be above 0, "
             f"got '{environment[PREFIX + 'TICK_SECONDS']}'"
         )
-    return Settings(**given)  # type: ignore[arg-type]  # the names and types are the fields' own
+    settings = Settings(**given)  # type: ignore[arg-type]  # names and types are the fields' own
+    credential_hosts.parse(settings.credential_hosts)
+    return settings
 
 
 def _convert(variable: str, text: str, default: object) -> object:

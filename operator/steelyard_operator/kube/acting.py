@@ -48,6 +48,7 @@ from steelyard_operator.planning.actions import (
 from steelyard_operator.planning.observed import Pod, WorkerState
 from steelyard_operator.render.owner import Owner
 from steelyard_operator.render.pod import worker_pod
+from steelyard_operator.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +104,7 @@ class Acting:
         revisions: Revisions,
         leadership: Epoch,
         *,
+        settings: Settings,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._client = client
@@ -110,6 +112,7 @@ class Acting:
         self._workers = workers
         self._revisions = revisions
         self._leadership = leadership
+        self._settings = settings
         self._clock = clock
 
     async def act(self, scene: Scene, plan: Plan, *, create: bool) -> Result:
@@ -222,6 +225,7 @@ class Acting:
             role=action.role,
             revision=action.revision,
             attempt=action.attempt,
+            settings=self._settings,
         )
         try:
             answer = await self._client.create(POD, body)

@@ -53,5 +53,13 @@ def _pods(owner: Owner, service: InferenceService, settings: Settings) -> Iterat
     ):
         template, revision = worker_template(service, settings, role), revision_hash(service, role)
         for _ in range(workers.start_replicas):
-            yield worker_pod(owner, template, slot=slot, role=role, revision=revision, attempt=0)
+            yield worker_pod(
+                owner,
+                template,
+                slot=slot,
+                role=role,
+                revision=revision,
+                attempt=0,
+                settings=settings,
+            )
             slot += 1

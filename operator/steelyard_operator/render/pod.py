@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from steelyard_operator.api.names import ATTEMPT_ANNOTATION, REVISION_LABEL, Role
+from steelyard_operator.render.fetching import guard_pod
 from steelyard_operator.render.labels import role_labels
 from steelyard_operator.render.names import pod_name, token_secret_name
 from steelyard_operator.render.owner import Owner
 from steelyard_operator.render.volumes import with_token
+from steelyard_operator.settings import Settings
 
 
 def worker_pod(
@@ -22,6 +24,7 @@ def worker_pod(
     role: Role,
     revision: str,
     attempt: int,
+    settings: Settings,
 ) -> dict[str, Any]:
     """Return the pod of a budget slot.
 
@@ -32,12 +35,14 @@ def worker_pod(
         role: what it serves at first.
         revision: the hash of the template.
         attempt: how many pods failed in this slot before it.
+        settings: the operator's of now, which what fetches the checkpoint is held to.
     """
     meta = template["metadata"]
     spec = copy.deepcopy(template["spec"])
     if "volumes" in spec:
         # A template outlives its service: what an orphan was made from names no token of ours.
         spec["volumes"] = with_token(spec["volumes"], token_secret_name(owner.name, owner.uid))
+    guard_pod(spec, settings)
     return {
         "apiVersion": "v1",
         "kind": "Pod",

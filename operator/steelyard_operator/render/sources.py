@@ -7,16 +7,16 @@ pvc:// is a claim, oci:// an image volume; file:// and package:// are inside the
 from dataclasses import dataclass
 from typing import Any
 
-from steelyard_operator.api.names import MODEL_CONTAINER
+from steelyard_operator.api.names import MODEL_CONTAINER, Role
 from steelyard_operator.api.v1alpha1 import InferenceService, ModelSpec
+from steelyard_operator.render.fetching import CREDENTIALS_FILE, asked_variables, guarded
 from steelyard_operator.render.security import container_security
-from steelyard_operator.render.volumes import TMP, Mounted, secret_file, tmp
+from steelyard_operator.render.volumes import Mounted, secret_file, tmp
 from steelyard_operator.settings import Settings
 
 FOLDER = "/models"
 CACHE_FOLDER = "/var/cache/steelyard"
 CA_FOLDER = "/etc/steelyard/ca"
-CREDENTIALS_FILE = "/var/run/steelyard/credentials/credentials"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,13 @@ class Source:
     pull_secret: str | None = None
 
 
-def source(service: InferenceService, settings: Settings, *, image: str) -> Source:
-    """Return how the checkpoint of a service gets into its pods.
+def source(service: InferenceService, settings: Settings, role: Role) -> Source:
+    """Return how the checkpoint of a service gets into the pods of a role.
 
     Args:
         service: the resource.
-        settings: the operator's: cache, proxy, certificates.
-        image: what fetches it.
+        settings: the operator's: image, cache, proxy, certificates.
+        role: whose overrides are used.
     """
     model = service.spec.model
     scheme, _, rest = model.uri.partition("://")
@@ -63,7 +63,7 @@ def source(service: InferenceService, settings: Settings, *, image: str) -> Sour
             pull_secret=secret.name if secret else None,
         )
     if scheme in ("hf", "s3"):
-        return _fetched(service, settings, image)
+        return _fetched(service, settings, role)
     return Source(model.uri)
 
 
@@ -75,14 +75,13 @@ def fetched_path(model: ModelSpec) -> str:
     return f"{FOLDER}/{last}" if last.endswith(".gguf") else FOLDER
 
 
-def _fetched(service: InferenceService, settings: Settings, image: str) -> Source:
+def _fetched(service: InferenceService, settings: Settings, role: Role) -> Source:
     model = service.spec.model
     # Read-only in the engine; only the container that fetches writes.
     shared = (Mounted({"name": "model", "emptyDir": {}}, FOLDER), *_cache(settings))
-    variables = {variable.name: variable.value for variable in service.spec.runtime.env}
+    variables = asked_variables(service, role)
     environment: list[dict[str, Any]] = [
-        {"name": name, "value": value}
-        for name, value in ({"HOME": TMP} | _network(settings) | variables).items()
+        {"name": name, "value": value} for name, value in (_network(settings) | variables).items()
     ]
     own = [tmp()]
     secret = model.credentials_secret_ref
@@ -101,7 +100,7 @@ def _fetched(service: InferenceService, settings: Settings, image: str) -> Sourc
         arguments += ["--cache", CACHE_FOLDER]
     container = {
         "name": MODEL_CONTAINER,
-        "image": image,
+        "image": settings.worker_image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": ["steelyard-runtime", "fetch"],
         "args": arguments,
@@ -112,7 +111,7 @@ def _fetched(service: InferenceService, settings: Settings, image: str) -> Sourc
             *(mounted.mount() for mounted in own),
         ],
     }
-    return Source(f"file://{fetched_path(model)}", shared, container, tuple(own))
+    return Source(f"file://{fetched_path(model)}", shared, guarded(container, settings), tuple(own))
 
 
 def _cache(settings: Settings) -> tuple[Mounted, ...]:

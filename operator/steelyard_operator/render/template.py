@@ -14,8 +14,10 @@ from steelyard_operator.api.v1alpha1 import Backend as BackendName
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.backends.base import Drain, WorkerPlacement
 from steelyard_operator.backends.registry import backend
+from steelyard_operator.errors import UserError
 from steelyard_operator.render import ports
 from steelyard_operator.render.containers import container, with_environment
+from steelyard_operator.render.fetching import refused_fetch
 from steelyard_operator.render.labels import labels, selector
 from steelyard_operator.render.own_secrets import refuse_own_secrets
 from steelyard_operator.render.resources import container_resources, has_cuda, threads
@@ -41,14 +43,18 @@ def worker_template(service: InferenceService, settings: Settings, role: Role) -
     """Return the pod template of the workers of a role: `metadata` and `spec`.
 
     Raises:
-        UserError: the resource names a Secret of the operator.
+        UserError: the resource names a Secret of the operator, or its credentials would go where
+            they must not.
     """
     refuse_own_secrets(service, settings)
     spec, name = service.spec, service.metadata.name
     workers = spec.prefill if role is Role.PREFILL else spec.decode
     image = spec.runtime.image or backend(spec.runtime.backend).image(settings)
     native = spec.runtime.backend is BackendName.NATIVE
-    model = source(service, settings, image=image if native else settings.worker_image)
+    refusal = refused_fetch(service, settings)
+    if refusal is not None:
+        raise UserError(refusal)
+    model = source(service, settings, role)
     mounts = [tmp(), *model.mounts, pod_labels()]
     if native:
         mounts.append(token())  # It opens the admin port, and signs the side channel's frames.
@@ -121,7 +127,10 @@ def _engine(
         mounts=mounts,
         resources=container_resources(workers),
     )
-    return _merged(found, workers)
+    for override in workers.pod_template.spec.containers:
+        if override.name == ENGINE_CONTAINER:
+            found = with_environment(found, override.env)
+    return found
 
 
 def _fetch(fetch: dict[str, Any], workers: RoleSpec) -> dict[str, Any]:
@@ -132,15 +141,7 @@ def _fetch(fetch: dict[str, Any], workers: RoleSpec) -> dict[str, Any]:
     }
     if any(resources.values()):
         fetch = {**fetch, "resources": {kind: some for kind, some in resources.items() if some}}
-    return _merged(fetch, workers)
-
-
-def _merged(found: dict[str, Any], workers: RoleSpec) -> dict[str, Any]:
-    """Add what the resource says about the container of this name."""
-    for override in workers.pod_template.spec.containers:
-        if override.name == found["name"]:
-            found = with_environment(found, override.env)
-    return found
+    return fetch
 
 
 def _not_in(mounts: list[Mounted], more: tuple[Mounted, ...]) -> list[Mounted]:

@@ -22,6 +22,8 @@ SAMPLES = sorted((Path(__file__).parents[3] / "manifests/samples").glob("*.yaml"
 GOLDEN = Path(__file__).with_name("testdata")
 KUBERNETES = "1.34"
 
+# Hosts that the samples' credentials go to.
+HOSTS = ("hub.example", "objects.example")
 # A site with everything that an operator can be set to.
 SITE = Settings(
     operator_namespace="steelyard",
@@ -33,14 +35,19 @@ SITE = Settings(
     ca_config_map="site-ca",
     spread_topology_key="topology.kubernetes.io/zone",
     model_cache_claim="models",
+    credential_hosts=HOSTS,
 )
 PLAINEST = "smollm2"
 CASES = {
-    **{path.stem: (path, Settings()) for path in SAMPLES},
+    **{path.stem: (path, Settings(credential_hosts=HOSTS)) for path in SAMPLES},
     "hugging-face-at-a-site": (SAMPLES[0].with_name("hugging-face.yaml"), SITE),
     "s3-on-the-node": (
         SAMPLES[0].with_name("s3.yaml"),
-        Settings(model_cache_host_path="/var/lib/steelyard", spread_topology_key=""),
+        Settings(
+            model_cache_host_path="/var/lib/steelyard",
+            spread_topology_key="",
+            credential_hosts=HOSTS,
+        ),
     ),
 }
 

@@ -40,14 +40,18 @@ def test_a_role_is_labels_alone(a_service: Any, owner: Any, role: Role, expected
     """The same template serves any role; the pod says which by its labels."""
     template = worker_template(a_service(), SETTINGS, Role.PREFILL)
 
-    pod = worker_pod(owner, template, slot=3, role=role, revision="abc", attempt=2)
+    pod = worker_pod(
+        owner, template, slot=3, role=role, revision="abc", attempt=2, settings=SETTINGS
+    )
 
     assert pod["metadata"]["labels"].keys() & ROLE_LABELS == expected
     assert pod["metadata"]["labels"]["steelyard.dev/revision"] == "abc"
     assert pod["metadata"]["annotations"]["steelyard.dev/attempt"] == "2"
     assert pod["metadata"]["name"] == "s-3"
     other = worker_template(a_service(), SETTINGS, Role.DECODE)
-    decode = worker_pod(owner, other, slot=0, role=Role.DECODE, revision="abc", attempt=0)
+    decode = worker_pod(
+        owner, other, slot=0, role=Role.DECODE, revision="abc", attempt=0, settings=SETTINGS
+    )
     assert pod["spec"] == decode["spec"]
 
 
@@ -57,7 +61,9 @@ def test_a_pod_mounts_the_token_of_its_own_resource(a_service: Any, owner: Any) 
     again = replace(owner, uid="99999999-0000")
 
     pods = [
-        worker_pod(each, template, slot=0, role=Role.BOTH, revision="a", attempt=0)
+        worker_pod(
+            each, template, slot=0, role=Role.BOTH, revision="a", attempt=0, settings=SETTINGS
+        )
         for each in (owner, again)
     ]
 
@@ -72,10 +78,14 @@ def test_a_pod_mounts_the_token_of_its_own_resource(a_service: Any, owner: Any) 
 def test_a_pod_is_not_tied_to_its_template(a_service: Any, owner: Any) -> None:
     """What is done to one pod's object changes neither the template nor the next pod."""
     template = worker_template(a_service(), SETTINGS, Role.PREFILL)
-    first = worker_pod(owner, template, slot=0, role=Role.BOTH, revision="a", attempt=0)
+    first = worker_pod(
+        owner, template, slot=0, role=Role.BOTH, revision="a", attempt=0, settings=SETTINGS
+    )
     first["spec"]["containers"].clear()
 
-    second = worker_pod(owner, template, slot=1, role=Role.BOTH, revision="a", attempt=0)
+    second = worker_pod(
+        owner, template, slot=1, role=Role.BOTH, revision="a", attempt=0, settings=SETTINGS
+    )
 
     assert len(second["spec"]["containers"]) == 1
 
