@@ -30,22 +30,14 @@ async def render_conversation(
     Raises:
         RequestError: the template refuses it, or it is too long.
     """
-    plain = [message.model_dump(exclude_none=True) for message in messages]
     continues = bool(continue_final_message)
     opens = not continues if add_generation_prompt is None else add_generation_prompt
     prompt = await text.render(
-        plain,
-        num_characters=sum(_length(message) for message in messages),
-        tools=[tool.model_dump(exclude_none=True) for tool in tools] if tools else None,
+        messages,
+        tools=tools or None,
         add_generation_prompt=opens,
         continue_final_message=continues,
         variables=variables,
     )
     ids = await text.encode(prompt, add_special_tokens=False, param="messages")
     return Rendered(prompt, ids)
-
-
-def _length(message: Message) -> int:
-    if isinstance(message.content, list):
-        return sum(len(part.text or "") for part in message.content)
-    return len(message.content or "")

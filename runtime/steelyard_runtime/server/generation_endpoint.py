@@ -12,7 +12,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from steelyard_runtime.errors import EngineDeadError, RequestError
-from steelyard_runtime.server.bodies import read_model
 from steelyard_runtime.server.error_handlers import on_request_error
 from steelyard_runtime.server.generation import ClientGoneError
 from steelyard_runtime.server.protocol.generation import GenerationRequest
@@ -54,11 +53,7 @@ def _preparer(
     worker: Worker, model: type[Body], prepare: Prepare[Body]
 ) -> Callable[[Request], Awaitable[Prepared]]:
     async def run(request: Request) -> Prepared:
-        limit, metrics = worker.settings.max_request_bytes, worker.state.metrics
-        body = await read_model(request, model, limit, metrics.count_ignored_field)
-        try:
+        async with worker.bodies.read(request, model) as body:
             return await prepare(worker, body, request.scope["state"]["request_id"])
-        except RecursionError:
-            raise RequestError("the body is nested too deeply") from None
 
     return run

@@ -3,30 +3,32 @@
 Long texts are encoded in a thread, so that one request does not hold up the streams of others.
 """
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from steelyard_runtime.errors import RequestError
+from steelyard_runtime.server.protocol.generation import RequestModel
+from steelyard_runtime.server.work_threads import INLINE_BYTES, WorkThreads
 from steelyard_runtime.tokenization.chat_template import ChatTemplate
 from steelyard_runtime.tokenization.tokenizer import Tokenizer
-
-# Below it encoding takes about a millisecond, which is less than a thread hop is worth.
-INLINE_CHARACTERS = 4096
-
-Result = TypeVar("Result")
 
 
 class ModelText:
     """Tokenizer and chat template of the served model."""
 
     def __init__(
-        self, tokenizer: Tokenizer, template: ChatTemplate, max_model_len: int, vocab_size: int
+        self,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        max_model_len: int,
+        vocab_size: int,
+        threads: WorkThreads | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size  # the model's, which may have more ids than the tokenizer
         self.template = template
         self.max_model_len = max_model_len
+        self._threads = threads or WorkThreads()
         longest = max(
             (len(tokenizer.token_bytes(i)) for i in range(tokenizer.vocab_size)), default=1
         )
@@ -39,29 +41,62 @@ class ModelText:
         Raises:
             RequestError: it is too long or no valid Unicode.
         """
-        if len(text) > self._max_characters:
+        (ids,) = await self.encode_all([text], add_special_tokens=add_special_tokens, param=param)
+        return ids
+
+    async def encode_all(
+        self, texts: Sequence[str], *, add_special_tokens: bool, param: str
+    ) -> list[list[int]]:
+        """Return the ids of several prompts.
+
+        Raises:
+            RequestError: one is too long or no valid Unicode.
+        """
+        longest = max(map(len, texts), default=0)
+        if longest > self._max_characters:
             raise RequestError(
-                f"`{param}` has {len(text)} characters, more than {self.max_model_len} tokens can "
+                f"`{param}` has {longest} characters, more than {self.max_model_len} tokens can "
                 "hold, which is the model's length",
                 param=param,
                 code="context_length_exceeded",
             )
         encode = self.tokenizer.encode
-        return await self._maybe_in_thread(
-            len(text), lambda: encode(text, add_special_tokens=add_special_tokens)
+        return await self._threads.run(
+            sum(map(len, texts)), lambda: [encode(text, add_special_tokens) for text in texts]
         )
 
+    async def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens included."""
+        decode = self.tokenizer.decode
+        return await self._threads.run(len(token_ids), lambda: decode(token_ids, False))
+
+    async def token_strings(self, token_ids: Sequence[int]) -> list[str | None]:
+        """Return the vocabulary's spelling of each id."""
+        spell = self.tokenizer.token_string
+        return await self._threads.run(len(token_ids), lambda: [spell(i) for i in token_ids])
+
     async def render(
-        self, messages: Sequence[Mapping[str, Any]], *, num_characters: int, **options: Any
+        self,
+        messages: Sequence[RequestModel],
+        *,
+        tools: Sequence[RequestModel] | None,
+        **options: Any,
     ) -> str:
         """Return the prompt text of a conversation; `options` are those of `ChatTemplate.render`.
 
         Raises:
             RequestError: the messages are damaged, or the template refuses them.
         """
-        return await self._maybe_in_thread(
-            num_characters, lambda: self.template.render(messages, **options)
-        )
+
+        def work() -> str:
+            return self.template.render(
+                [message.model_dump(exclude_none=True) for message in messages],
+                tools=[tool.model_dump(exclude_none=True) for tool in tools] if tools else None,
+                **options,
+            )
+
+        # Never inline: what a template makes of few characters may take long.
+        return await self._threads.run(INLINE_BYTES + 64 * len(messages), work)
 
     def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
         """Refuse ids that the model does not have.
@@ -76,6 +111,22 @@ class ModelText:
                 param=param,
                 code="invalid_token_id",
             )
+
+    def check_resumed(self, token_ids: Sequence[int]) -> None:
+        """Refuse an answer so far that the model cannot have given.
+
+        Raises:
+            RequestError: it is longer than the model's length, or an id is unknown.
+        """
+        param = "steelyard.resume_token_ids"
+        if len(token_ids) > self.max_model_len:
+            raise RequestError(
+                f"`{param}` may have at most {self.max_model_len} token ids, the model's length, "
+                f"got {len(token_ids)}",
+                param=param,
+                code="context_length_exceeded",
+            )
+        self.check_token_ids(token_ids, param)
 
     def max_tokens(self, num_prompt_tokens: int, asked: int | None, default: int | None) -> int:
         """Return how many tokens may be generated.
@@ -101,9 +152,3 @@ class ModelText:
                 code="context_length_exceeded",
             )
         return asked
-
-    @staticmethod
-    async def _maybe_in_thread(num_characters: int, work: Callable[[], Result]) -> Result:
-        if num_characters <= INLINE_CHARACTERS:
-            return work()
-        return await asyncio.to_thread(work)

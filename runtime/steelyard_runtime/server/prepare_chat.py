@@ -30,6 +30,7 @@ async def prepare_chat(worker: Worker, body: ChatRequest, request_id: str) -> Pr
         RequestError: the request cannot be served.
     """
     preparation = Preparation(worker, body, request_id)
+    preparation.check_number(1)
     shown_tools = None if body.tool_choice == "none" else body.tools
     rendered = await render_conversation(
         preparation.text,

@@ -23,6 +23,7 @@ async def prepare_completion(worker: Worker, body: CompletionRequest, request_id
     _refuse_unsupported(body, preparation.n)
     export = preparation.export_kv
     given: list[str] | list[list[int]] = _as_list(body.prompt)
+    preparation.check_number(len(given))
     prompts = await _token_ids(preparation.text, given, body.add_special_tokens is not False)
     logprobs = None if export else body.logprobs
     echo = bool(body.echo) and not export
@@ -38,7 +39,7 @@ async def prepare_completion(worker: Worker, body: CompletionRequest, request_id
     echoes = None
     if echo:
         echoes = [
-            prompt if isinstance(prompt, str) else tokenizer.decode(prompt, False)
+            prompt if isinstance(prompt, str) else await preparation.text.decode(prompt)
             for prompt in given
         ]
     answer = CompletionAnswer(
@@ -74,14 +75,12 @@ def _as_list(prompt: str | list[int] | list[str] | list[list[int]]) -> list[str]
 async def _token_ids(
     text: ModelText, prompts: list[str] | list[list[int]], add_special_tokens: bool
 ) -> list[list[int]]:
-    token_ids: list[list[int]] = []
-    for prompt in prompts:
-        if isinstance(prompt, str):
-            ids = await text.encode(prompt, add_special_tokens=add_special_tokens, param="prompt")
-        else:
-            text.check_token_ids(prompt, "prompt")
-            ids = prompt
-        if not ids:
-            raise RequestError("`prompt` must have at least one token, got none", param="prompt")
-        token_ids.append(ids)
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    encoded = await text.encode_all(texts, add_special_tokens=add_special_tokens, param="prompt")
+    token_ids = encoded or [prompt for prompt in prompts if not isinstance(prompt, str)]
+    if not all(token_ids):
+        raise RequestError("`prompt` must have at least one token, got none", param="prompt")
+    if not encoded:
+        for ids in token_ids:
+            text.check_token_ids(ids, "prompt")
     return token_ids

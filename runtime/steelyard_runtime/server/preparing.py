@@ -40,7 +40,7 @@ class Preparation:
         self.resume_token_ids: list[int] = []
         if body.steelyard is not None and body.steelyard.resume_token_ids:
             self.resume_token_ids = body.steelyard.resume_token_ids
-            self.text.check_token_ids(self.resume_token_ids, "steelyard.resume_token_ids")
+            self.text.check_resumed(self.resume_token_ids)
         if body.stream_options is not None and not body.stream and not self.export_kv:
             raise RequestError(
                 "`stream_options` may only be set when `stream` is true", param="stream_options"
@@ -94,7 +94,6 @@ class Preparation:
             limits=worker.limits,
             draw_seed=worker.draw_bits,
         )
-        self._check_number(prompts)
         job = Job(
             # Client ids may repeat; sequences of the engine may not.
             request_id=f"{self._request_id}-{uuid.uuid4().hex[:8]}",
@@ -113,16 +112,21 @@ class Preparation:
         self.timing.admitted(sum(map(len, prompts)), self.n, max_tokens)
         return Generation(job, worker.state.engine, self.text.tokenizer, self.timing)
 
-    def _check_number(self, prompts: list[list[int]]) -> None:
-        number = len(prompts) * self.n
+    def check_number(self, num_prompts: int) -> None:
+        """Refuse more sequences than may run and wait, before any prompt is looked at.
+
+        Raises:
+            RequestError: there are too many, or the request's fields go with one alone.
+        """
+        number = num_prompts * self.n
         if number > 1 and self.resume_token_ids:
             raise RequestError(
                 f"`steelyard.resume_token_ids` goes with one choice, got {number}",
                 param="steelyard.resume_token_ids",
             )
-        if len(prompts) > 1 and self.remote_prefill is not None:
+        if num_prompts > 1 and self.remote_prefill is not None:
             raise RequestError(
-                f"`kv_transfer_params` goes with one prompt, got {len(prompts)}",
+                f"`kv_transfer_params` goes with one prompt, got {num_prompts}",
                 param="kv_transfer_params",
             )
         settings = self.worker.settings

@@ -5,9 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from steelyard_runtime.errors import RequestError
+from steelyard_runtime.server.bodies import BodyReader
 from steelyard_runtime.server.model_text import ModelText
 from steelyard_runtime.server.sampling_fields import TokenLimits
 from steelyard_runtime.server.settings import ServerSettings
+from steelyard_runtime.server.work_threads import WorkThreads
 from steelyard_runtime.server.worker_state import WorkerState
 
 
@@ -21,6 +23,16 @@ class Worker:
     clock_seconds: Callable[[], float]  # Unix time, for `created`
     draw_bits: Callable[[int], int] = field(default=random.SystemRandom().getrandbits)
     text: ModelText | None = None
+    threads: WorkThreads = field(default_factory=WorkThreads)
+    bodies: BodyReader = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the reader of bodies, which all endpoints share."""
+        self.bodies = BodyReader(
+            self.settings.max_request_bytes,
+            self.state.metrics.count_ignored_field,
+            self.threads,
+        )
 
     @property
     def limits(self) -> TokenLimits:

@@ -1,11 +1,13 @@
 """`/tokenize` and `/detokenize`, in vLLM's shapes."""
 
+from typing import Any
+
+import orjson
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from steelyard_runtime.errors import RequestError
-from steelyard_runtime.server.bodies import read_model
 from steelyard_runtime.server.conversations import render_conversation
 from steelyard_runtime.server.openapi import error_responses, request_body
 from steelyard_runtime.server.protocol.responses import DetokenizeResponse, TokenizeResponse
@@ -17,8 +19,6 @@ _ERRORS = error_responses(400, 401, 404, 413, 415, 503)
 
 def add_token_endpoints(app: FastAPI, worker: Worker) -> None:
     """Add both endpoints."""
-    limit = worker.settings.max_request_bytes
-    on_ignored = worker.state.metrics.count_ignored_field
 
     @app.post(
         "/tokenize",
@@ -29,13 +29,11 @@ def add_token_endpoints(app: FastAPI, worker: Worker) -> None:
     async def tokenize(request: Request) -> Response:
         """Turn a prompt or a conversation into token ids."""
         text = worker.loaded_text()
-        body = await read_model(request, TokenizeRequest, limit, on_ignored)
-        worker.check_model(body.model)
-        ids = await _token_ids(worker, body)
-        names = None
-        if body.return_token_strs:
-            names = [text.tokenizer.token_string(token_id) for token_id in ids]
-        return JSONResponse(
+        async with worker.bodies.read(request, TokenizeRequest) as body:
+            worker.check_model(body.model)
+            ids = await _token_ids(worker, body)
+            names = await text.token_strings(ids) if body.return_token_strs else None
+        return _json(
             {
                 "count": len(ids),
                 "max_model_len": text.max_model_len,
@@ -53,11 +51,15 @@ def add_token_endpoints(app: FastAPI, worker: Worker) -> None:
     async def detokenize(request: Request) -> Response:
         """Turn token ids into text."""
         text = worker.loaded_text()
-        body = await read_model(request, DetokenizeRequest, limit, on_ignored)
-        worker.check_model(body.model)
-        text.check_token_ids(body.tokens, "tokens")
-        decoded = text.tokenizer.decode(body.tokens, skip_special_tokens=False)
-        return JSONResponse({"prompt": decoded})
+        async with worker.bodies.read(request, DetokenizeRequest) as body:
+            worker.check_model(body.model)
+            text.check_token_ids(body.tokens, "tokens")
+            return _json({"prompt": await text.decode(body.tokens)})
+
+
+def _json(document: dict[str, Any]) -> Response:
+    # Starlette's own encoder takes ten times as long for a million ids.
+    return Response(orjson.dumps(document), media_type="application/json")
 
 
 async def _token_ids(worker: Worker, body: TokenizeRequest) -> list[int]:
@@ -67,15 +69,12 @@ async def _token_ids(worker: Worker, body: TokenizeRequest) -> list[int]:
         return await text.encode(body.prompt, add_special_tokens=special, param="prompt")
     if body.messages is None or body.prompt is not None:
         raise RequestError("exactly one of `prompt` and `messages` is required", param="prompt")
-    try:
-        rendered = await render_conversation(
-            text,
-            body.messages,
-            tools=body.tools,
-            add_generation_prompt=body.add_generation_prompt,
-            continue_final_message=body.continue_final_message,
-            variables=body.chat_template_kwargs,
-        )
-    except RecursionError:
-        raise RequestError("the body is nested too deeply") from None
+    rendered = await render_conversation(
+        text,
+        body.messages,
+        tools=body.tools,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        variables=body.chat_template_kwargs,
+    )
     return rendered.token_ids

@@ -7,6 +7,9 @@ from steelyard_runtime.ipc.messages import RemotePrefill
 
 _FIELD = "kv_transfer_params"
 _MAX_BLOCK_ID = 2**31 - 1
+# Two million tokens in blocks of 16.
+_MAX_BLOCK_IDS = 131_072
+_MAX_GROUPS = 64
 
 
 def wants_export(params: dict[str, Any] | None) -> bool:
@@ -72,6 +75,11 @@ def _block_ids(value: Any) -> list[list[int]]:
         groups = [groups]  # Older peers send the only group bare.
     if groups is None or not all(isinstance(group, list) for group in groups):
         raise _wrong("remote_block_ids", "must be an array of arrays of block ids")
+    if len(groups) > _MAX_GROUPS or sum(map(len, groups)) > _MAX_BLOCK_IDS:
+        raise _wrong(
+            "remote_block_ids",
+            f"may have at most {_MAX_BLOCK_IDS} block ids in at most {_MAX_GROUPS} arrays",
+        )
     return [[_integer("remote_block_ids", i, 0, _MAX_BLOCK_ID) for i in group] for group in groups]
 
 

@@ -94,7 +94,9 @@ class WorkerProcess:
         ready = self._client.ready
         if ready is None:
             return await self._failed_start()
-        self._worker.text = ModelText(tokenizer, template, ready.max_model_len, ready.vocab_size)
+        self._worker.text = ModelText(
+            tokenizer, template, ready.max_model_len, ready.vocab_size, self._worker.threads
+        )
         self._state.open(ready)
         fields = {"engine_id": ready.engine_id, "fingerprint": ready.fingerprint}
         log.info("ready", extra={"fields": {**fields, "num_blocks": ready.num_blocks}})

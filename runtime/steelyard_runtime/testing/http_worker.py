@@ -104,6 +104,11 @@ async def open_gate(parts: WorkerParts, model: Path) -> None:
     ready = parts.client.ready
     assert ready is not None
     tokenizer = load_tokenizer(model)
-    text = ModelText(tokenizer, ChatTemplate(tokenizer), ready.max_model_len, ready.vocab_size)
-    parts.worker.text = text
+    parts.worker.text = ModelText(
+        tokenizer,
+        ChatTemplate(tokenizer),
+        ready.max_model_len,
+        ready.vocab_size,
+        parts.worker.threads,
+    )
     parts.state.open(ready)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from steelyard_runtime.server.protocol.generation import GenerationRequest, TokenId
 
-TokenIds = Annotated[list[TokenId], Field(min_length=1)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]
 
 
 class CompletionRequest(GenerationRequest):
@@ -15,8 +15,8 @@ class CompletionRequest(GenerationRequest):
     prompt: (
         str
         | TokenIds
-        | Annotated[list[str], Field(min_length=1, max_length=2048)]
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=2048)]
+        | Annotated[list[str], Field(min_length=1, max_length=2048, fail_fast=True)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=2048, fail_fast=True)]
     )
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 FiniteFloat = Annotated[float, Field(allow_inf_nan=False)]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+# One wrong member says enough; pydantic would collect each of a million.
+TokenIdList = Annotated[list[TokenId], Field(fail_fast=True)]
 
 
 class RequestModel(BaseModel):
@@ -44,7 +46,7 @@ class ResponseFormat(RequestModel):
 class SteelyardOptions(RequestModel):
     """What our own router asks for; `docs/contract.md` section 2."""
 
-    resume_token_ids: list[TokenId] | None = None
+    resume_token_ids: TokenIdList | None = None
     timing: bool | None = None
 
 
@@ -66,8 +68,10 @@ class GenerationRequest(RequestModel):
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16, fail_fast=True)] | None = (
+        None
+    )
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=256, fail_fast=True)] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None

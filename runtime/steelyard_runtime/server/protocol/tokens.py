@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from steelyard_runtime.server.protocol.chat import Message, Tool
-from steelyard_runtime.server.protocol.generation import RequestModel, TokenId
+from steelyard_runtime.server.protocol.generation import RequestModel, TokenIdList
 
 
 class TokenizeRequest(RequestModel):
@@ -13,8 +13,8 @@ class TokenizeRequest(RequestModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    tools: list[Tool] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=128, fail_fast=True)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -26,7 +26,7 @@ class DetokenizeRequest(RequestModel):
     """Token ids to text."""
 
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: TokenIdList
 
 
 class AdminDrainRequest(RequestModel):
