@@ -54,6 +54,10 @@ log = logging.getLogger(__name__)
 
 AT_A_TIME = 8
 
+# The Lease's number has 32 bits and grows with each leader: a worker that claims a number near its
+# end must not use it up. No operator that ever led comes near.
+HIGHEST_BELIEVED_EPOCH = 2**30
+
 
 class Epoch(Protocol):
     """What orders to workers carry."""
@@ -265,7 +269,7 @@ class Acting:
 
     async def _epoch(self, scene: Scene, pod: Pod) -> int:
         state = scene.states.get(pod.uid)
-        if state is not None and state.epoch > self._leadership.epoch:
+        if state is not None and self._leadership.epoch < state.epoch < HIGHEST_BELIEVED_EPOCH:
             await self._leadership.raise_epoch(state.epoch)
         return self._leadership.epoch
 

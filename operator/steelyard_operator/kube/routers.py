@@ -9,9 +9,9 @@ import aiohttp
 import orjson
 
 from steelyard_operator.kube.metrics import ROUTER_REQUESTS
-from steelyard_operator.kube.pod_http import pod_session, pod_url
 from steelyard_operator.planning.balance.readings import RouterReading
 from steelyard_operator.planning.observed import Pod
+from steelyard_operator.pod_http import STATE_BYTES, ask, pod_session, pod_url
 from steelyard_operator.render import ports
 
 # Between two ticks of a quiet service.
@@ -45,17 +45,16 @@ class Routers:
 
     async def _reading(self, pod: Pod) -> RouterReading | None:
         assert self._session is not None, "the routers are used outside of `async with`"
-        url = pod_url(pod, ports.ROUTER, "/router/signals")
+        url = pod_url(pod.ip, ports.ROUTER, "/router/signals")
         try:
-            async with self._session.get(url) as answer:
-                content = await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError):
+            answer = await ask(self._session, "GET", url, most_bytes=STATE_BYTES)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             ROUTER_REQUESTS.labels("none").inc()
             return None
-        ROUTER_REQUESTS.labels(str(answer.status)).inc()
+        ROUTER_REQUESTS.labels(answer.code).inc()
         if answer.status != 200:
             return None
         try:
-            return RouterReading.read(orjson.loads(content))
+            return RouterReading.read(orjson.loads(answer.content))
         except (KeyError, TypeError, ValueError):
             return None

@@ -1,7 +1,9 @@
 """What workers say and are told: GET /state, POST /drain, POST /role on their admin port.
 
 Where an engine has no admin port its metrics say how many requests it has. Requests are short and
-few at a time; a worker that does not answer is not asked again at once.
+few at a time; a worker that does not answer is not asked again at once, nor waited for: one
+service's workers that hang must not hold the pass over another. What an answer says is bounded in
+`pod_http` and checked in `planning.untrusted`.
 """
 
 import asyncio
@@ -19,16 +21,24 @@ from steelyard_operator.backends.base import Drain
 from steelyard_operator.errors import OperatorError
 from steelyard_operator.kube.errors import words
 from steelyard_operator.kube.metrics import WORKER_REQUESTS
-from steelyard_operator.kube.pod_http import AT_A_TIME, pod_session, pod_url
+from steelyard_operator.planning import untrusted
 from steelyard_operator.planning.balance.fit import StepSums
 from steelyard_operator.planning.balance.vllm_steps import Page, steps
-from steelyard_operator.planning.observed import Pod, WorkerState
+from steelyard_operator.planning.observed import MOST_IN_FLIGHT, Pod, WorkerState
+from steelyard_operator.pod_http import METRICS_BYTES, STATE_BYTES, ask, pod_session, pod_url
 from steelyard_operator.render import ports
 
 KEEP_ALIVE_SECONDS = 30.0
 # A serving worker tells nothing that is urgent: its count in the status may be this old.
 STEADY_SECONDS = 60.0
 FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS = 1.0, 60.0
+# A worker that was silent before is given this long in a pass; one that is well needs less.
+SILENT_WAIT_SECONDS = 0.25
+# Of one service; the session has room for many.
+AT_A_TIME = 16
+# Longer pages of metrics are read in a thread: 1 MiB takes 60 ms.
+SHORT_PAGE_BYTES = 128 * 1024
+LONGEST_ERROR = 200
 
 VLLM_COUNTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 
@@ -65,7 +75,6 @@ class Workers:
         self._clock = clock
         self._known: dict[str, _Known] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._at_a_time = asyncio.Semaphore(AT_A_TIME)
         self._background: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -99,13 +108,30 @@ class Workers:
             fresh: ask and wait for all of them: a decision hangs on how busy each is now.
         """
         running = [pod for pod in pods if pod.ip and pod.phase == "Running"]
-        urgent = [pod for pod in running if (fresh or _urgent(pod, drain)) and self._may_ask(pod)]
+        waited_for: list[asyncio.Task[None]] = []
+        perhaps: list[asyncio.Task[None]] = []
+        places = asyncio.Semaphore(AT_A_TIME)
+
+        async def one(pod: Pod) -> None:
+            async with places:
+                await self._ask(pod, drain, token)
+
         for pod in running:
-            if pod not in urgent and self._due(pod):
-                task = asyncio.create_task(self._ask(pod, drain, token))
-                self._background.add(task)
-                task.add_done_callback(self._background.discard)
-        await asyncio.gather(*(self._ask(pod, drain, token) for pod in urgent))
+            urgent = (fresh or _urgent(pod, drain)) and self._may_ask(pod)
+            if not urgent and not self._due(pod):
+                continue
+            silent = self._known.setdefault(pod.uid, _Known()).silences > 0
+            task = asyncio.create_task(one(pod))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+            if urgent:
+                (perhaps if silent else waited_for).append(task)
+        if waited_for:
+            await asyncio.wait(waited_for)
+            for task in waited_for:
+                task.result()  # what is not the worker's silence is this pass' error
+        if perhaps:
+            await asyncio.wait(perhaps, timeout=SILENT_WAIT_SECONDS)
         found = {pod.uid: self._known[pod.uid].state for pod in running if pod.uid in self._known}
         return {uid: state for uid, state in found.items() if state is not None}
 
@@ -144,34 +170,40 @@ class Workers:
         try:
             if drain is Drain.ADMIN:
                 said = await self._request("GET", pod, ports.ADMIN, "/state", token=token)
-                known.state = WorkerState.read(orjson.loads(said))
+                known.state = _state(pod, "/state", said)
             else:
-                page = await self._request("GET", pod, ports.SERVING, "/metrics", token=token)
-                known.state = self._measured(page.decode("utf-8", "replace"), pod, known)
-        except (WorkerError, KeyError, TypeError, ValueError):
+                page = await self._request("GET", pod, ports.SERVING, "/metrics")
+                known.state = await self._measured(page, pod, known)
+        except WorkerError:
             known.state = None
             known.silences += 1
         else:
             known.silences = 0
 
-    def _measured(self, page: str, pod: Pod, known: _Known) -> WorkerState:
+    async def _measured(self, content: bytes, pod: Pod, known: _Known) -> WorkerState:
         """Read what vLLM's metrics say; a page without its requests is not vLLM's."""
-        counts = _counts(page)
-        read = Page.read(page, self._clock())
+        at = self._clock()
+        try:
+            if len(content) <= SHORT_PAGE_BYTES:
+                in_flight, read = _page(content, at)
+            else:
+                in_flight, read = await asyncio.to_thread(_page, content, at)
+        except ValueError as error:
+            raise WorkerError(f"{pod.name}: /metrics: {_cut(str(error))}") from None
         came = steps(known.page, read) if known.page is not None and read is not None else None
         if came is not None:
             known.steps = came if known.steps is None else known.steps.added(came)
         known.page = read
         return WorkerState(
             phase="ready" if pod.ready else "loading",
-            in_flight=int(sum(counts.values())),
+            in_flight=in_flight,
             steps=known.steps,
         )
 
     async def _tell(self, pod: Pod, path: str, body: dict[str, Any], token: str) -> None:
         answer = await self._request("POST", pod, ports.ADMIN, path, token=token, body=body)
         known = self._known.setdefault(pod.uid, _Known())
-        known.state = WorkerState.read(orjson.loads(answer))
+        known.state = _state(pod, path, answer)
         known.silences = 0
 
     async def _request(
@@ -181,27 +213,27 @@ class Workers:
         port: int,
         path: str,
         *,
-        token: str,
+        token: str | None = None,
         body: dict[str, Any] | None = None,
     ) -> bytes:
         assert self._session is not None, "the workers are used outside of `async with`"
-        headers = {"Authorization": f"Bearer {token}"}
         try:
-            async with (
-                self._at_a_time,
-                self._session.request(
-                    method, pod_url(pod, port, path), json=body, headers=headers
-                ) as answer,
-            ):
-                content = await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            answer = await ask(
+                self._session,
+                method,
+                pod_url(pod.ip, port, path),
+                most_bytes=METRICS_BYTES if path == "/metrics" else STATE_BYTES,
+                body=body,
+                headers={} if token is None else {"Authorization": f"Bearer {token}"},
+            )
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             WORKER_REQUESTS.labels(path, "none").inc()
-            raise WorkerError(f"{pod.name}: {path}: {words(error)}") from error
-        WORKER_REQUESTS.labels(path, str(answer.status)).inc()
-        if answer.status >= 300:
-            said = content[:200].decode(errors="replace")
+            raise WorkerError(f"{pod.name}: {path}: {_cut(words(error))}") from error
+        WORKER_REQUESTS.labels(path, answer.code).inc()
+        if not 200 <= answer.status < 300:
+            said = _cut(answer.content[:LONGEST_ERROR].decode(errors="replace"))
             raise WorkerError(f"{pod.name}: {path}: HTTP {answer.status}: {said}", answer.status)
-        return content
+        return answer.content
 
 
 def _urgent(pod: Pod, drain: Drain) -> bool:
@@ -212,12 +244,36 @@ def _urgent(pod: Pod, drain: Drain) -> bool:
     return leaving or not pod.ready or pod.fingerprint is None
 
 
-def _counts(page: str) -> dict[str, float]:
+def _state(pod: Pod, path: str, content: bytes) -> WorkerState:
+    """Return what an answer says.
+
+    Raises:
+        WorkerError: it is not what a worker says.
+    """
+    try:
+        return WorkerState.read(orjson.loads(content))
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkerError(
+            f"{pod.name}: {path}: not a worker's state: {_cut(words(error))}"
+        ) from None
+
+
+def _page(content: bytes, at: float) -> tuple[int, Page | None]:
+    """Return the requests that a page of vLLM's metrics tells, and its steps.
+
+    Raises:
+        ValueError: it is no such page.
+    """
+    page = content.decode("utf-8", "replace")
     counts: dict[str, float] = {}
-    for line in page.splitlines():
+    for line in page.split("\n"):
         name = line.partition("{")[0].partition(" ")[0]
         if name in VLLM_COUNTS:
-            counts[name] = counts.get(name, 0.0) + float(line.rsplit(" ", 1)[1])
+            counts[name] = counts.get(name, 0.0) + untrusted.amount_of(line.rpartition(" ")[2])
     if len(counts) != len(VLLM_COUNTS):
         raise ValueError("no vLLM metrics")
-    return counts
+    return untrusted.count(int(sum(counts.values())), MOST_IN_FLIGHT), Page.read(page, at)
+
+
+def _cut(text: str) -> str:
+    return untrusted.sentence(text, LONGEST_ERROR)

@@ -7,7 +7,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.operations import RebalancingMode, Switch
@@ -19,6 +19,8 @@ from steelyard_operator.planning.balance.signals import Split
 from steelyard_operator.planning.balancing import Balance, Facts, tick
 from steelyard_operator.planning.bounding import is_planned
 from steelyard_operator.planning.observed import WorkerState
+
+Read = TypeVar("Read")
 
 TICK_SECONDS = 5.0
 POLL_SECONDS = 0.2
@@ -172,11 +174,11 @@ class LocalBalancing:
 
     async def _state(self, worker: Worker) -> WorkerState | None:
         document = await self._read(f"{worker.admin_url}/state")
-        return None if document is None else WorkerState.read(document)
+        return _understood(WorkerState.read, document)
 
     async def _reading(self) -> RouterReading | None:
         document = await self._read(f"{self._desired.url}/router/signals")
-        return None if document is None else RouterReading.read(document)
+        return _understood(RouterReading.read, document)
 
     async def _read(self, url: str) -> dict[str, Any] | None:
         try:
@@ -198,6 +200,16 @@ class LocalBalancing:
             raise HttpError(f"{url} does not answer") from None
         if answer.status >= 300:
             raise HttpError(f"{url} answered {answer.status}: {content.decode(errors='replace')}")
+
+
+def _understood(
+    read: Callable[[dict[str, Any]], Read], document: dict[str, Any] | None
+) -> Read | None:
+    """Return what an answer says; one of another form is no answer."""
+    try:
+        return None if document is None else read(document)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def direction(now: Split, wanted: Split) -> Role | None:

@@ -12,6 +12,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 LONGEST_LINE_BYTES = 1024 * 1024
+LONGEST_ANSWER_BYTES = 1024 * 1024  # that is read as a whole
+MOST_HEADERS = 128
+PIECE_BYTES = 65536
 
 
 class HttpError(Exception):
@@ -30,28 +33,50 @@ class Response:
         """Yield the body as it arrives."""
         if self.headers.get("transfer-encoding", "").lower() == "chunked":
             while size := int((await self._reader.readuntil(b"\n")).split(b";")[0], 16):
-                yield await self._reader.readexactly(size)
+                async for piece in self._exactly(size):
+                    yield piece
                 await self._reader.readline()
             return
         if "content-length" in self.headers:
-            yield await self._reader.readexactly(int(self.headers["content-length"]))
+            async for piece in self._exactly(int(self.headers["content-length"])):
+                yield piece
             return
-        while chunk := await self._reader.read(65536):
+        while chunk := await self._reader.read(PIECE_BYTES):
             yield chunk
+
+    async def _exactly(self, size: int) -> AsyncIterator[bytes]:
+        """Yield so many bytes in pieces: how many is the server's word alone."""
+        if size < 0:
+            raise ValueError("the answer has a negative length")
+        while size:
+            piece = await self._reader.readexactly(min(size, PIECE_BYTES))
+            size -= len(piece)
+            yield piece
 
     async def lines(self) -> AsyncIterator[str]:
         """Yield the body line by line."""
         rest = b""
         async for chunk in self.chunks():
             *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > LONGEST_LINE_BYTES:
+                raise ValueError(f"a line is longer than {LONGEST_LINE_BYTES} bytes")
             for line in lines:
                 yield line.decode("utf-8", "replace").rstrip("\r")
         if rest:
             yield rest.decode("utf-8", "replace")
 
     async def read(self) -> bytes:
-        """Return the whole body."""
-        return b"".join([chunk async for chunk in self.chunks()])
+        """Return the whole body.
+
+        Raises:
+            ValueError: it is longer than LONGEST_ANSWER_BYTES; an HttpError outside of `request`.
+        """
+        content = bytearray()
+        async for chunk in self.chunks():
+            content += chunk
+            if len(content) > LONGEST_ANSWER_BYTES:
+                raise ValueError(f"the answer is longer than {LONGEST_ANSWER_BYTES} bytes")
+        return bytes(content)
 
 
 @asynccontextmanager
@@ -96,7 +121,7 @@ async def get_json(url: str, *, token: str | None = None) -> tuple[int, Any]:
         content = await response.read()
     try:
         return response.status, json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return response.status, None
 
 
@@ -106,6 +131,8 @@ async def _read_head(reader: asyncio.StreamReader) -> Response:
         raise ValueError("the answer is not HTTP/1.1")
     headers: dict[str, str] = {}
     while line := (await reader.readline()).decode("latin-1").strip():
+        if len(headers) == MOST_HEADERS:
+            raise ValueError(f"the answer has more than {MOST_HEADERS} headers")
         name, _, value = line.partition(":")
         headers[name.strip().lower()] = value.strip()
     return Response(int(rest.split(" ", 1)[0]), headers, reader)

@@ -36,14 +36,17 @@ async def observe_router(url: str) -> RouterView | None:
         return None
     if status != 200 or not isinstance(known, dict):
         return None
-    healthy = [str(w["id"]) for w in known.get("workers", []) if w.get("healthy")]
-    last = known.get("lastPlacement") or {}
-    return RouterView(
-        healthy=frozenset(healthy),
-        last_prefill=last.get("prefill"),
-        last_decode=last.get("decode"),
-        last_decision=last.get("decision"),
-    )
+    try:
+        healthy = [str(w["id"]) for w in known.get("workers", []) if w.get("healthy")]
+        last = known.get("lastPlacement") or {}
+        return RouterView(
+            healthy=frozenset(healthy),
+            last_prefill=last.get("prefill"),
+            last_decode=last.get("decode"),
+            last_decision=last.get("decision"),
+        )
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 async def _observe_worker(worker: Worker, token: str) -> Member | None:

@@ -90,7 +90,11 @@ class Page:
         body = await request.read()
         try:
             async with self._session.post(
-                self._endpoint() + COMPLETIONS, data=body, headers=headers, timeout=NO_LIMIT
+                self._endpoint() + COMPLETIONS,
+                data=body,
+                headers=headers,
+                timeout=NO_LIMIT,
+                allow_redirects=False,  # the browser's key is for this endpoint alone
             ) as answer:
                 reply = web.StreamResponse(status=answer.status, headers=HEADERS)
                 reply.content_type = answer.content_type

@@ -9,12 +9,17 @@ from datetime import datetime
 from typing import Any
 
 from steelyard_operator.api.names import Role
+from steelyard_operator.planning import untrusted
 from steelyard_operator.planning.balance.fit import StepSums
 
 _ROLES = {role.wire: role for role in Role}
 
 FINGERPRINT_DIGITS = 16
 """So many hex digits of a worker's fingerprint are on its pod's label."""
+
+MOST_IN_FLIGHT = 1_000_000
+"""Requests in one worker; an engine holds some hundreds."""
+LONGEST_WORD, LONGEST_STAGE = 128, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +82,18 @@ class WorkerState:
         """Return what an answer to GET /state says (docs/contract.md, section 3).
 
         Raises:
-            KeyError, TypeError, ValueError: it is of another form.
+            KeyError, TypeError, ValueError: it is of another form, or a value is out of bounds.
         """
-        progress = said.get("progress") or {}
+        progress = untrusted.mapping(untrusted.mapping(said).get("progress") or {})
+        percent = progress.get("percent")
         return cls(
-            phase=said["phase"],
-            in_flight=int(said["inFlight"]),
-            role=_ROLES.get(str(said.get("role"))),
-            fingerprint=said.get("fingerprint") or "",
-            epoch=int(said.get("epoch") or 0),
-            stage=progress.get("stage") or "",
-            percent=progress.get("percent"),
+            phase=untrusted.word(said["phase"], LONGEST_WORD),
+            in_flight=untrusted.count(said["inFlight"], MOST_IN_FLIGHT),
+            role=_ROLES.get(untrusted.sentence(said.get("role"), LONGEST_WORD)),
+            fingerprint=untrusted.word(said.get("fingerprint") or "", LONGEST_WORD),
+            epoch=untrusted.count(said.get("epoch") or 0, 2**53),
+            stage=untrusted.sentence(progress.get("stage"), LONGEST_STAGE),
+            percent=None if percent is None else untrusted.count(percent, 100),
             steps=_steps(said),
         )
 

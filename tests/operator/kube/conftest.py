@@ -11,6 +11,9 @@ from kubernetes.aio.client import Configuration
 
 from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.credentials import Credentials
+from steelyard_operator.kube.routers import Routers
+from steelyard_operator.kube.workers import Workers
+from steelyard_operator.render import ports
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -79,4 +82,26 @@ async def client(server: Api) -> AsyncIterator[Client]:
     """A client of the stand-in."""
     configuration = Configuration(host=server.url)
     async with Client(Credentials(configuration)) as found:
+        yield found
+
+
+@pytest.fixture
+def here(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pods listen where the stand-in does."""
+    port = int(server.url.rsplit(":", 1)[1])
+    for name in ("ADMIN", "SERVING", "ROUTER"):
+        monkeypatch.setattr(ports, name, port)
+
+
+@pytest.fixture
+async def workers(here: None) -> AsyncIterator[Workers]:
+    """A client whose workers all listen where the stand-in does."""
+    async with Workers() as found:
+        yield found
+
+
+@pytest.fixture
+async def routers(here: None) -> AsyncIterator[Routers]:
+    """A client of routers."""
+    async with Routers() as found:
         yield found

@@ -1,7 +1,6 @@
 """Which workers are asked, how often, and what their answers mean."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,22 +10,11 @@ from steelyard_operator.api.names import Role
 from steelyard_operator.backends.base import Drain
 from steelyard_operator.kube.workers import WorkerError, Workers
 from steelyard_operator.planning.observed import WorkerState
-from steelyard_operator.render import ports
 from steelyard_operator.testing import pod
 
 pytestmark = pytest.mark.anyio
 
 STATE = {"phase": "ready", "inFlight": 3, "role": "decode", "fingerprint": "abc", "epoch": 7}
-
-
-@pytest.fixture
-async def workers(server: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Workers]:
-    """A client whose workers all listen where the stand-in does."""
-    port = int(server.url.rsplit(":", 1)[1])
-    monkeypatch.setattr(ports, "ADMIN", port)
-    monkeypatch.setattr(ports, "SERVING", port)
-    async with Workers() as found:
-        yield found
 
 
 STARTING = replace(pod(0), ip="127.0.0.1", ready=False)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from steelyard_operator.planning import untrusted
 from steelyard_operator.planning.balance.capacity import Capacity
 
 PREFILL = ("count", "seconds", "tokens", "tokensSquared", "tokenSeconds")
@@ -50,11 +51,11 @@ class StepSums:
             KeyError, TypeError, ValueError: it is of another form.
         """
         return cls(
-            tuple(float(document["prefill"][name]) for name in PREFILL),
-            tuple(float(document["decode"][name]) for name in DECODE),
-            int(document["kvTokens"]),
-            int(document["maxSequences"]),
-            int(document.get("prefillStepTokens", 0)),
+            tuple(untrusted.amount(document["prefill"][name]) for name in PREFILL),
+            tuple(untrusted.amount(document["decode"][name]) for name in DECODE),
+            untrusted.count(document["kvTokens"], 2**53),
+            untrusted.count(document["maxSequences"]),
+            untrusted.count(document.get("prefillStepTokens", 0)),
         )
 
     def since(self, before: "StepSums | None") -> "StepSums":

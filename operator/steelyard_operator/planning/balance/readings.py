@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from steelyard_operator.planning import untrusted
 from steelyard_operator.planning.balance.signals import Signals, Split
 
 SUMS = (
@@ -15,6 +16,8 @@ SUMS = (
     "outputTokens",
     "contextTokens",
 )
+LONGEST_ID = 128
+MOST_BUCKETS = 64  # a router of this version has 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +43,21 @@ class RouterReading:
         """Return the reading that a document is.
 
         Raises:
-            KeyError, TypeError, ValueError: it is of another form.
+            KeyError, TypeError, ValueError: it is of another form, or a value is out of bounds.
         """
+        document = untrusted.mapping(document)
         return cls(
-            id=str(document["id"]),
-            sums=tuple(float(document[name]) for name in SUMS),
-            backlog=int(document["backlog"]),
-            backlog_tokens=int(document["backlogTokens"]),
-            decoding=int(document["decoding"]),
-            ttft=tuple(int(each) for each in document.get("ttft") or ()),
-            tpot=tuple(int(each) for each in document.get("tpot") or ()),
+            id=untrusted.word(document["id"], LONGEST_ID),
+            sums=tuple(untrusted.amount(document[name]) for name in SUMS),
+            backlog=untrusted.count(document["backlog"]),
+            backlog_tokens=untrusted.count(document["backlogTokens"], 2**53),
+            decoding=untrusted.count(document["decoding"]),
+            ttft=untrusted.counts(document.get("ttft") or [], MOST_BUCKETS),
+            tpot=untrusted.counts(document.get("tpot") or [], MOST_BUCKETS),
             # A router of an older version does not say.
             prefilled=(
-                float(document.get("prefilledTokens") or 0),
-                float(document.get("cachedTokens") or 0),
+                untrusted.amount(document.get("prefilledTokens") or 0),
+                untrusted.amount(document.get("cachedTokens") or 0),
             ),
         )
 

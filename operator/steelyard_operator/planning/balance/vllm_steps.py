@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 
+from steelyard_operator.planning import untrusted
 from steelyard_operator.planning.balance.fit import StepSums
 
 PROMPTS = "vllm:request_prefill_time_seconds_count"
@@ -42,8 +43,12 @@ NEEDED = (
 # vLLM's `--max-num-seqs` is in no metric; this is its smallest default.
 MAX_SEQUENCES = 128
 
+LONGEST_LINE = 4096
+MOST_BLOCK_DIGITS = 12
+
 _LINE = re.compile(r"^(vllm:\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+# Possessive and from a word's first letter: a page may be made to take long.
+_LABEL = re.compile(r'(?<!\w)(\w++)="((?:[^"\\]|\\.)*+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +75,22 @@ class Page:
 
     @classmethod
     def read(cls, text: str, at: float) -> "Page | None":
-        """Return what a page says, or None where it lacks something."""
+        """Return what a page says, or None where it lacks something.
+
+        Raises:
+            ValueError: a number is none, or out of bounds.
+        """
         values: defaultdict[str, float] = defaultdict(float)
         tokens = 0
-        for name, labels, value in _LINE.findall(text):
+        for line in _LINE.finditer(text):
+            name, labels, value = line.groups()
+            if line.end() - line.start() > LONGEST_LINE:
+                continue
             if name == CACHE:
-                found = dict(_LABEL.findall(labels))
-                blocks, size = found.get("num_gpu_blocks", ""), found.get("block_size", "")
-                if blocks.isdigit() and size.isdigit():
-                    tokens += int(blocks) * int(size)
+                found = dict(_LABEL.findall(labels or ""))
+                tokens += _digits(found.get("num_gpu_blocks")) * _digits(found.get("block_size"))
             elif name in NEEDED:
-                values[name] += float(value)
+                values[name] = untrusted.amount(values[name] + untrusted.amount_of(value))
         if not tokens or len(values) != len(NEEDED):
             return None
         return cls(
@@ -97,6 +107,11 @@ class Page:
             kv_tokens=values[CACHE_USE] * tokens,
             kv_capacity=tokens,
         )
+
+
+def _digits(text: str | None) -> int:
+    good = text is not None and text.isdecimal() and len(text) <= MOST_BLOCK_DIGITS
+    return int(text) if text is not None and good else 0
 
 
 def steps(before: Page, after: Page) -> StepSums | None:
