@@ -133,6 +133,7 @@ def _assembled(
         pod_gone=workers.forget,
     )
     revisions = Revisions(client, caches, settings)
+    secrets = ServiceSecrets(client, caches, master_key)
     reporting = Reporting(client, services)
     balancing = Balancing(
         services=services,
@@ -152,12 +153,20 @@ def _assembled(
             workers=workers,
             children=Children(client, caches),
             revisions=revisions,
-            acting=Acting(client, caches, workers, revisions, leadership, settings=settings),
+            acting=Acting(
+                client,
+                caches,
+                workers,
+                revisions,
+                leadership,
+                settings=settings,
+                routers_key=secrets.routers_key,
+            ),
             transacting=Transacting(reporting, leadership),
             reporting=reporting,
             balancing=balancing,
             events=Events(client, identity),
-            secrets=ServiceSecrets(client, caches, master_key),
+            secrets=secrets,
             master_key=master_key,
         )
     )

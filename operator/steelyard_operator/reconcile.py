@@ -283,7 +283,9 @@ class Reconciler:
 
     def _live_router(self, owner: Owner) -> Mapping[str, Any] | None:
         found = self._parts.caches.children[DEPLOYMENT].of(owner.namespace, owner.name)
-        return next((each.record.live for each in found if each.controller == owner.uid), None)
+        # One that nobody controls is taken over as it is: its workers know the key that it shows.
+        ours = (None, owner.uid)
+        return next((each.record.live for each in found if each.controller in ours), None)
 
     def _forget(self, uid: str) -> None:
         self._memories.pop(uid, None)

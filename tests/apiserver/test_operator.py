@@ -46,14 +46,15 @@ def test_a_service_gets_everything_that_it_needs(operated: Cluster) -> None:
     assert operated.names(CORE, "services") == ["demo-decode", "demo-prefill", "demo-router"]
     assert operated.names(APPS, "deployments") == ["demo-router"]
     assert len(operated.names(APPS, "controllerrevisions")) == 1
-    (secret,) = operated.names(CORE, "secrets")
+    secrets = operated.names(CORE, "secrets")
     mounted = {
         v["secret"]["secretName"]
         for p in operated.pods()
         for v in p["spec"]["volumes"]
         if "secret" in v
     }
-    assert mounted == {secret}
+    assert sorted(mounted) == secrets
+    assert [name.rpartition("-")[0] for name in secrets] == ["demo-token", "demo-worker-key"]
     budgets = operated.names(BUDGETS, "poddisruptionbudgets")
     assert budgets == ["demo-router", "demo-workers"]
     policies = operated.names(POLICIES, "networkpolicies")

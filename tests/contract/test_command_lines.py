@@ -73,6 +73,14 @@ def test_a_rendered_worker_is_parsed(service: object, placement: WorkerPlacement
     assert given.drain_timeout_seconds == service.spec.rollout.drain_seconds
 
 
+def test_the_flag_for_the_serving_ports_key_is_the_runtimes() -> None:
+    """What the operator adds to a pod's arguments is parsed."""
+    _, _, *flags = NativeBackend().worker(FULL, POD).command
+    given = worker_parser().parse_args([NativeBackend.api_key_flag, "/key", *flags])
+
+    assert given.api_key_file == Path("/key")
+
+
 def test_extra_arguments_win() -> None:
     """What a user adds stands last, so it overrides what is rendered."""
     _, _, *flags = NativeBackend().worker(FULL, LOCAL).command
@@ -92,13 +100,20 @@ def test_every_role_is_known_to_the_runtime(role: Role) -> None:
 
 def test_a_rendered_router_is_parsed() -> None:
     """Every flag of a rendered router is known and its value is taken over."""
-    placement = RouterPlacement("127.0.0.1", 8080, "/members.json", api_keys_file="/keys")
+    placement = RouterPlacement(
+        "127.0.0.1",
+        8080,
+        "/members.json",
+        api_keys_file="/keys",
+        worker_api_key_file="/worker-key",
+    )
     executable, command, *flags = router(FULL, placement).command
     given = router_parser().parse_args(flags)
 
     assert (executable, command) == (EXECUTABLE, "router")
     assert given.membership_file == Path("/members.json")
     assert given.api_keys_file == Path("/keys")
+    assert given.worker_api_key_file == Path("/worker-key")
     assert given.served_model_name == "full"
     assert given.drain_timeout_seconds == 7
 

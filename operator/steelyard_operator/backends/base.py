@@ -108,6 +108,7 @@ class RouterPlacement:
     port: int
     members: str | Endpoints  # a membership file, or what a cluster lists
     api_keys_file: str | None = None
+    worker_api_key_file: str | None = None  # what workers ask for; None: they are open
 
 
 class Backend(Protocol):
@@ -120,6 +121,18 @@ class Backend(Protocol):
     @property
     def drain(self) -> Drain:
         """How a worker is drained."""
+
+    @property
+    def executable(self) -> str:
+        """The program that a worker's command line begins with."""
+
+    @property
+    def api_key_flag(self) -> str:
+        """The flag for a file with the key of the serving port; empty where there is none."""
+
+    @property
+    def api_key_variable(self) -> str | None:
+        """The variable with that key, where the engine has no such flag."""
 
     def image(self, settings: Settings) -> str:
         """The image of a worker where the resource names none."""

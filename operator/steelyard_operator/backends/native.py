@@ -29,6 +29,9 @@ class NativeBackend:
 
     flip = Flip.IN_PLACE
     drain = Drain.ADMIN
+    executable = EXECUTABLE
+    api_key_flag = "--api-key-file"
+    api_key_variable: str | None = None
 
     def image(self, settings: Settings) -> str:
         """The image of a worker where the resource names none."""

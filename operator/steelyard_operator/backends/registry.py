@@ -1,5 +1,7 @@
 """The backends by the name that the API gives them."""
 
+from collections.abc import Sequence
+
 from steelyard_operator.api.names import CONTAINERS
 from steelyard_operator.api.v1alpha1 import Backend as BackendName
 from steelyard_operator.api.v1alpha1 import InferenceService
@@ -16,6 +18,11 @@ BACKENDS: dict[BackendName, Backend] = {
 def backend(name: BackendName) -> Backend:
     """Return the backend of that name."""
     return BACKENDS[name]
+
+
+def started_by(command: Sequence[str]) -> Backend | None:
+    """Return the backend whose worker a command line starts, if it is one."""
+    return next((one for one in BACKENDS.values() if [one.executable] == [*command[:1]]), None)
 
 
 def unsupported(service: InferenceService) -> str | None:

@@ -27,6 +27,8 @@ def router(service: InferenceService, placement: RouterPlacement) -> Container:
     command += ["--served-model-name", spec.model.name]
     if placement.api_keys_file is not None:
         command += ["--api-keys-file", placement.api_keys_file]
+    if placement.worker_api_key_file is not None:
+        command += ["--worker-api-key-file", placement.worker_api_key_file]
     command += ["--drain-timeout-seconds", str(spec.rollout.drain_seconds)]
     # Not /ready, which fails without a decode worker: while the only one is replaced the router
     # holds requests, and a Service without a ready router would refuse them.

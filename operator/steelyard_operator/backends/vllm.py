@@ -17,6 +17,8 @@ from steelyard_operator.backends.base import (
 )
 from steelyard_operator.settings import Settings
 
+EXECUTABLE = "vllm"
+
 # Downloads are over by then; compiling and capturing graphs is not.
 START_PATIENCE_SECONDS = 1800
 
@@ -46,6 +48,10 @@ class VLLMBackend:
 
     flip = Flip.RELABEL
     drain = Drain.METRICS
+    executable = EXECUTABLE
+    # `--api-key` would show it in the list of processes. It guards /v1 and leaves metrics open.
+    api_key_flag = ""
+    api_key_variable: str | None = "VLLM_API_KEY"
 
     def image(self, settings: Settings) -> str:
         """The image of a worker where the resource names none."""
@@ -55,7 +61,7 @@ class VLLMBackend:
         """Render a worker."""
         spec = service.spec
         model = placement.model or spec.model.uri
-        command = ["vllm", "serve", model.removeprefix("file://")]
+        command = [EXECUTABLE, "serve", model.removeprefix("file://")]
         command += ["--served-model-name", spec.model.name]
         command += ["--host", placement.host, "--port", str(placement.port)]
         if spec.model.max_model_len is not None:

@@ -109,6 +109,7 @@ class Acting:
         leadership: Epoch,
         *,
         settings: Settings,
+        routers_key: Callable[[Owner], str | None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._client = client
@@ -117,6 +118,7 @@ class Acting:
         self._revisions = revisions
         self._leadership = leadership
         self._settings = settings
+        self._routers_key = routers_key
         self._clock = clock
 
     async def act(self, scene: Scene, plan: Plan, *, create: bool) -> Result:
@@ -230,6 +232,7 @@ class Acting:
             revision=action.revision,
             attempt=action.attempt,
             settings=self._settings,
+            worker_key=self._routers_key(owner),
         )
         try:
             answer = await self._client.create(POD, body)

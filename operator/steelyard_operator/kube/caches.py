@@ -7,7 +7,7 @@ only metadata is read. Secrets are not read at all.
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -38,6 +38,7 @@ from steelyard_operator.kube.metrics import PODS
 from steelyard_operator.kube.queue import Key
 from steelyard_operator.planning.observed import Pod, Revision, Router
 from steelyard_operator.planning.observing import pod_record, revision_record, router_record
+from steelyard_operator.render.worker_key import key_secret
 
 WORKERS = f"{SERVICE_LABEL},{COMPONENT_LABEL}={WORKER}"
 ROUTERS = f"{SERVICE_LABEL},{COMPONENT_LABEL}={ROUTER}"
@@ -94,7 +95,7 @@ class Caches:
         self.pods: Store[Pod] = Store(
             pod_record, label=SERVICE_LABEL, changed=changed, removed=pod_gone
         )
-        self.routers: Store[Pod] = Store(pod_record, label=SERVICE_LABEL)
+        self.routers: Store[Pod] = Store(_router_pod, label=SERVICE_LABEL)
         self.revisions: Store[Revision] = label(revision_record)
         self.children: dict[Kind, Store[Child]] = {
             DEPLOYMENT: label(_deployment),
@@ -138,6 +139,10 @@ class Caches:
             pod = held.record
             role = "-".join(sorted(role.wire for role in pod.roles)) or "none"
             PODS.labels(role, "Terminating" if pod.deleting else pod.phase).inc()
+
+
+def _router_pod(raw: Raw) -> Pod:
+    return replace(pod_record(raw), key_secret=key_secret(raw.get("spec") or {}))
 
 
 def _deployment(raw: Raw) -> Child:

@@ -1,4 +1,4 @@
-"""A service's token: derived from the operator's master key, so that no Secret is ever read."""
+"""A service's token and key: derived from the master key, so that no Secret is ever read."""
 
 import hashlib
 import hmac
@@ -10,7 +10,7 @@ SHORTEST_KEY_BYTES = 16
 
 
 class MasterKey:
-    """What all services' tokens are derived from."""
+    """What all services' tokens and keys are derived from."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -21,6 +21,10 @@ class MasterKey:
     def token(self, service_uid: str) -> str:
         """Return the token of the service with that uid."""
         return hmac.new(self._key, service_uid.encode(), hashlib.sha256).hexdigest()
+
+    def worker_key(self, service_uid: str) -> str:
+        """Return the key of the serving port of that service's workers."""
+        return self.token(f"worker-key:{service_uid}")
 
 
 def read_master_key(file: str) -> MasterKey:

@@ -57,6 +57,8 @@ class Pod:
     finished_at: datetime | None = None
     """When the last container of a Failed or Succeeded pod ended."""
     failure_message: str = ""
+    key_secret: str | None = None
+    """Of a router: the Secret whose key it shows to workers."""
     node: str | None = None
     ip: str | None = None
 

@@ -9,23 +9,25 @@ from typing import Any
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.render.children import children
+from steelyard_operator.render.names import worker_key_secret_name
 from steelyard_operator.render.owner import Owner
 from steelyard_operator.render.pod import worker_pod
 from steelyard_operator.render.revision import controller_revision, inputs, revision_hash
-from steelyard_operator.render.secret import token_secret
+from steelyard_operator.render.secret import token_secret, worker_key_secret
 from steelyard_operator.render.template import worker_template
 from steelyard_operator.settings import Settings
 
 UNKNOWN_UID = "00000000-0000-0000-0000-000000000000"
-UNKNOWN_TOKEN = "made by the operator"  # noqa: S105  # in place of one
+UNKNOWN_KEY = "made by the operator"  # in place of a token or a key
 
 
 def everything(service: InferenceService, settings: Settings) -> tuple[dict[str, Any], ...]:
-    """Return the token's Secret, what is applied, the revisions, and the pods at their start."""
+    """Return the Secrets, what is applied, the revisions, and the pods at their start."""
     owner = Owner(service.metadata.name, service.metadata.namespace, UNKNOWN_UID)
     pods = tuple(_pods(owner, service, settings))
     return (
-        token_secret(owner, UNKNOWN_TOKEN),
+        token_secret(owner, UNKNOWN_KEY),
+        worker_key_secret(owner, UNKNOWN_KEY),
         *children(owner, service, settings, min_available=max(0, len(pods) - 1)),
         *_revisions(owner, service, settings),
         *pods,
@@ -61,5 +63,6 @@ def _pods(owner: Owner, service: InferenceService, settings: Settings) -> Iterat
                 revision=revision,
                 attempt=0,
                 settings=settings,
+                worker_key=worker_key_secret_name(owner.name, owner.uid),
             )
             slot += 1

@@ -52,6 +52,11 @@ def token_secret_name(service: str, uid: str) -> str:
     return f"{service}-{TOKEN}-{uid[:UID_DIGITS]}"
 
 
+def worker_key_secret_name(service: str, uid: str) -> str:
+    """Return the name of the Secret with the key of the workers' serving port; as the token's."""
+    return f"{service}-{WORKER_KEY}-{uid[:UID_DIGITS]}"
+
+
 def revision_name(service: str, revision: str) -> str:
     """Return the name of the ControllerRevision with a hash."""
     return f"{service}-{revision}"

@@ -13,6 +13,7 @@ from steelyard_operator.render.labels import role_labels
 from steelyard_operator.render.names import pod_name, token_secret_name
 from steelyard_operator.render.owner import Owner
 from steelyard_operator.render.volumes import with_token
+from steelyard_operator.render.worker_key import with_worker_key
 from steelyard_operator.settings import Settings
 
 
@@ -25,6 +26,7 @@ def worker_pod(
     revision: str,
     attempt: int,
     settings: Settings,
+    worker_key: str | None = None,
 ) -> dict[str, Any]:
     """Return the pod of a budget slot.
 
@@ -36,6 +38,7 @@ def worker_pod(
         revision: the hash of the template.
         attempt: how many pods failed in this slot before it.
         settings: the operator's of now, which what fetches the checkpoint is held to.
+        worker_key: the Secret whose key its serving port asks for; None leaves the port open.
     """
     meta = template["metadata"]
     spec = copy.deepcopy(template["spec"])
@@ -43,6 +46,8 @@ def worker_pod(
         # A template outlives its service: what an orphan was made from names no token of ours.
         spec["volumes"] = with_token(spec["volumes"], token_secret_name(owner.name, owner.uid))
     guard_pod(spec, settings)
+    if worker_key is not None:
+        spec = with_worker_key(spec, worker_key)
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -4,7 +4,6 @@ An operator of another version restarts no router: the template that a Deploymen
 kept in an annotation, and stays as long as the resource asks for the same.
 """
 
-import copy
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -22,13 +21,24 @@ from steelyard_operator.backends.router import router
 from steelyard_operator.render import ports
 from steelyard_operator.render.containers import container
 from steelyard_operator.render.labels import labels, metadata, selector
-from steelyard_operator.render.names import role_service_name, router_name
+from steelyard_operator.render.names import (
+    role_service_name,
+    router_name,
+    worker_key_secret_name,
+)
 from steelyard_operator.render.own_secrets import refuse_own_secrets
 from steelyard_operator.render.owner import Owner
 from steelyard_operator.render.revision import router_hash
 from steelyard_operator.render.security import pod_security
 from steelyard_operator.render.spread import spread
-from steelyard_operator.render.volumes import API_KEYS_FILE, secret_file, tmp
+from steelyard_operator.render.volumes import (
+    API_KEYS_FILE,
+    WORKER_KEY_FILE,
+    secret_file,
+    tmp,
+    worker_key,
+)
+from steelyard_operator.render.worker_key import kept_template, key_secret
 from steelyard_operator.settings import Settings
 
 # Beyond the drain: preStop and the last bytes of streams.
@@ -53,7 +63,14 @@ def router_deployment(
         live: the Deployment as it is now, if there is one.
     """
     name, revision = router_name(owner.name), router_hash(service)
-    template = _kept(live, revision) or router_template(owner, service, settings)
+    template = _kept(live, revision) or router_template(
+        # Workers that live ask for the key that routers have shown until now: a service that was
+        # made again over what it left behind goes on with the old one.
+        owner,
+        service,
+        settings,
+        worker_secret=_key_until_now(live),
+    )
     annotations = {TEMPLATE_ANNOTATION: json.dumps(template, separators=(",", ":"))}
     meta = metadata(owner, name, ROUTER, annotations)
     meta["labels"] = {**meta["labels"], REVISION_LABEL: revision}
@@ -74,16 +91,30 @@ def router_deployment(
     }
 
 
-def router_template(owner: Owner, service: InferenceService, settings: Settings) -> dict[str, Any]:
+def router_template(
+    owner: Owner,
+    service: InferenceService,
+    settings: Settings,
+    *,
+    worker_secret: str | None = None,
+) -> dict[str, Any]:
     """Return the pod template of the routers.
+
+    Args:
+        owner: the resource.
+        service: the resource.
+        settings: the operator's.
+        worker_secret: the Secret with the key that they show to workers; the resource's own where
+            it is not given.
 
     Raises:
         UserError: the resource names a Secret of the operator.
     """
     refuse_own_secrets(service, settings)
     spec = service.spec
+    worker_secret = worker_secret or worker_key_secret_name(owner.name, owner.uid)
     keys = spec.router.api_keys_secret_ref
-    mounts = [tmp()]
+    mounts = [tmp(), worker_key(worker_secret)]
     if keys is not None:
         mounts.append(secret_file("api-keys", keys.name, keys.key, API_KEYS_FILE))
     placement = RouterPlacement(
@@ -95,6 +126,7 @@ def router_template(owner: Owner, service: InferenceService, settings: Settings)
             decode_service=role_service_name(owner.name, Role.DECODE),
         ),
         api_keys_file=API_KEYS_FILE if keys is not None else None,
+        worker_api_key_file=WORKER_KEY_FILE,
     )
     pod: dict[str, Any] = {
         # Its token reads EndpointSlices; the operator gives it no other right.
@@ -135,11 +167,11 @@ def _kept(live: Mapping[str, Any] | None, revision: str) -> dict[str, Any] | Non
     Not the live template itself: what somebody else changed there is put right.
     """
     meta = live.get("metadata", {}) if live else {}
-    text = (meta.get("annotations") or {}).get(TEMPLATE_ANNOTATION)
-    if text is None or (meta.get("labels") or {}).get(REVISION_LABEL) != revision:
+    if (meta.get("labels") or {}).get(REVISION_LABEL) != revision:
         return None
-    try:
-        kept = json.loads(text)
-    except ValueError:
-        return None
-    return copy.deepcopy(kept) if isinstance(kept, dict) else None
+    return kept_template(live)
+
+
+def _key_until_now(live: Mapping[str, Any] | None) -> str | None:
+    kept = kept_template(live)
+    return key_secret(kept["spec"]) if kept else None

@@ -11,6 +11,10 @@ TOKEN_KEY = "token"  # noqa: S105  # a file's name
 TOKEN_FILE = f"{TOKEN_FOLDER}/{TOKEN_KEY}"
 LABELS_FOLDER = "/var/run/steelyard/pod"
 LABELS_FILE = f"{LABELS_FOLDER}/labels"
+WORKER_KEY_FOLDER = "/var/run/steelyard/worker-key"
+WORKER_KEY_VOLUME = "worker-key"
+WORKER_KEY_KEY = "key"
+WORKER_KEY_FILE = f"{WORKER_KEY_FOLDER}/{WORKER_KEY_KEY}"
 API_KEYS_FOLDER = "/var/run/steelyard/api-keys"
 API_KEYS_FILE = f"{API_KEYS_FOLDER}/keys"
 
@@ -48,6 +52,11 @@ def shared_memory() -> Mounted:
 def token() -> Mounted:
     """The service's token; which Secret it is in is known when a pod is made (`with_token`)."""
     return secret_file(TOKEN_VOLUME, "", TOKEN_KEY, TOKEN_FILE)
+
+
+def worker_key(secret: str) -> Mounted:
+    """The key of the workers' serving port."""
+    return secret_file(WORKER_KEY_VOLUME, secret, WORKER_KEY_KEY, WORKER_KEY_FILE)
 
 
 def with_token(volumes: list[dict[str, Any]], secret: str) -> list[dict[str, Any]]:

@@ -71,7 +71,11 @@ POD = WorkerPlacement(
 GPU = replace(POD, cuda=True, tensor_parallel=2)
 ROUTER = RouterPlacement("127.0.0.1", 8080, "/scratch/membership.json")
 GUARDED_ROUTER = RouterPlacement(
-    "0.0.0.0", 8080, Endpoints("ns", "full-prefill", "full-decode"), api_keys_file="/keys"
+    "0.0.0.0",
+    8080,
+    Endpoints("ns", "full-prefill", "full-decode"),
+    api_keys_file="/keys",
+    worker_api_key_file="/worker-key",
 )
 
 native, vllm = NativeBackend(), VLLMBackend()

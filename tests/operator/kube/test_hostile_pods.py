@@ -152,7 +152,9 @@ async def test_a_worker_cannot_use_up_the_leases_number() -> None:
     """A number near the end of its 32 bits would let no operator lead again."""
     leader = Leader()
     parts: Any = SimpleNamespace(pods=None)
-    acting = Acting(parts, parts, parts, parts, leader, settings=Settings())
+    acting = Acting(
+        parts, parts, parts, parts, leader, settings=Settings(), routers_key=lambda _: None
+    )
     for epoch in (HIGHEST_BELIEVED_EPOCH, 2**31 - 2, 7):
         states = {"uid-0": WorkerState("ready", 0, epoch=epoch)}
         scene = Scene(Owner("demo", "default", "u"), "t", Drain.ADMIN, states)
