@@ -10,7 +10,9 @@ from aiohttp import web
 
 from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.router.affinity import PrefixMemory
+from steelyard_runtime.router.connections import Connections
 from steelyard_runtime.router.drain import drain
+from steelyard_runtime.router.key_files import follow, read_api_keys, read_worker_key
 from steelyard_runtime.router.kubernetes_watch import EndpointSliceWatch, in_cluster
 from steelyard_runtime.router.listener import http_server, listen
 from steelyard_runtime.router.membership import MembershipFile, MembershipSource
@@ -18,7 +20,7 @@ from steelyard_runtime.router.pool import WorkerPool
 from steelyard_runtime.router.service import RouterService
 from steelyard_runtime.router.settings import RouterSettings
 from steelyard_runtime.router.upstream import worker_session
-from steelyard_runtime.router.worker_client import WorkerClient
+from steelyard_runtime.router.worker_client import WorkerClient, WorkerKey
 
 logger = logging.getLogger(__name__)
 
@@ -36,16 +38,24 @@ async def running_router(
     """
     memory = PrefixMemory()
     pool = WorkerPool(memory)
-    client = WorkerClient(settings.worker_api_key, settings.connect_timeout_seconds)
-    async with worker_session(settings.worker_api_key) as session:
+    worker_key = WorkerKey(settings.worker_api_key)
+    client = WorkerClient(worker_key, settings.connect_timeout_seconds)
+    connections = Connections(
+        settings.max_connections,
+        head_seconds=settings.head_seconds,
+        reader_seconds=settings.reader_seconds,
+    )
+    async with worker_session(worker_key) as session:
         service = RouterService(settings, pool, memory, session, client)
-        server = http_server(service.handle, settings.max_request_bytes)
+        server = http_server(service.handle, connections)
         runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await runner.setup()
         service.connections = lambda: len(server.connections)
         tasks = [
             asyncio.create_task(_follow(source, pool, service)),
             asyncio.create_task(service.sweeper.run()),
+            asyncio.create_task(connections.run()),
+            *_key_followers(settings, service, worker_key),
         ]
         for task in tasks:
             task.add_done_callback(_report)
@@ -60,6 +70,32 @@ async def running_router(
             await service.health.close()
             await runner.cleanup()
             client.close()
+
+
+def _key_followers(
+    settings: RouterSettings, service: RouterService, worker_key: WorkerKey
+) -> list["asyncio.Task[None]"]:
+    clock = asyncio.get_running_loop().time
+    following = []
+    if settings.api_keys_file is not None:
+        following.append(
+            follow(
+                settings.api_keys_file,
+                read_api_keys,
+                settings.api_keys,
+                lambda keys: service.access.keys.replace(keys, clock()),
+            )
+        )
+    if settings.worker_api_key_file is not None:
+        following.append(
+            follow(
+                settings.worker_api_key_file,
+                read_worker_key,
+                settings.worker_api_key,
+                worker_key.set,
+            )
+        )
+    return [asyncio.create_task(each) for each in following]
 
 
 async def serve(settings: RouterSettings, source: MembershipSource) -> int:

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
+from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.affinity import (
     CHUNK_CHARACTERS,
     CHUNK_TOKENS,
@@ -19,6 +22,8 @@ from steelyard_runtime.router.affinity import (
 from steelyard_runtime.router.client_stream import ClientStream
 from steelyard_runtime.router.placement import Prompt
 from steelyard_runtime.router.validation import CheckedBody
+
+_DEEPEST = 250  # levels: orjson writes 254, and the router adds some of its own
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +71,20 @@ class Call:
         return self.client is not None and self.client.opened
 
 
+def encoded(fields: dict[str, Any]) -> bytes:
+    """Return a body for a worker.
+
+    Raises:
+        RequestError: 400, it is nested more deeply than the encoder follows.
+    """
+    try:
+        return orjson.dumps(fields)
+    except orjson.JSONEncodeError:
+        raise RequestError(
+            f"The body must not be nested more than {_DEEPEST} levels deep.", code="too_deep"
+        ) from None
+
+
 def make_call(
     checked: CheckedBody,
     *,
@@ -75,7 +94,11 @@ def make_call(
     estimator: TokenEstimator,
     arrived_seconds: float,
 ) -> Call:
-    """Draw the seed and estimate the prompt."""
+    """Draw the seed and estimate the prompt.
+
+    Raises:
+        RequestError: 400, the body is nested too deeply.
+    """
     body = checked.fields
     if body.get("seed") is None:
         body["seed"] = secrets.randbits(63)
@@ -87,7 +110,11 @@ def make_call(
         hashes = chain_hashes(token_chunks(tokens), salt)
         tokens_per_chunk = float(CHUNK_TOKENS)
     else:
-        text = rendered_text(body)
+        try:
+            text = rendered_text(body)
+        except orjson.JSONEncodeError:
+            encoded(body)  # It is the same that is wrong with all of it.
+            raise
         characters, count = len(text), estimator.estimate(len(text))
         hashes = chain_hashes(text_chunks(text), salt)
         tokens_per_chunk = CHUNK_CHARACTERS / estimator.characters_per_token

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from aiohttp import HttpVersion11, web
 
 from steelyard_runtime.errors import SteelyardError
+from steelyard_runtime.router.connections import CONGESTED_BYTES
 
 KEEPALIVE = b": keep-alive\n\n"
-_CONGESTED_BYTES = 256 * 1024
 
 
 class ClientGoneError(SteelyardError):
@@ -60,7 +60,7 @@ class ClientStream:
     def congested(self) -> bool:
         """Whether the client reads more slowly than the worker writes."""
         transport = self._transport
-        return transport is not None and transport.get_write_buffer_size() > _CONGESTED_BYTES
+        return transport is not None and transport.get_write_buffer_size() > CONGESTED_BYTES
 
     async def open(self) -> None:
         """Send status and headers, once.

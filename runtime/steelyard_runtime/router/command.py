@@ -18,6 +18,8 @@ from steelyard_runtime import logs
 from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.parent_pipe import exit_with_parent
 from steelyard_runtime.router.app import membership_source, serve
+from steelyard_runtime.router.connections import most_connections
+from steelyard_runtime.router.key_files import read_api_keys, read_worker_key
 from steelyard_runtime.router.keys import ApiKey, parse_api_keys
 from steelyard_runtime.router.settings import Endpoints, RouterSettings
 
@@ -61,13 +63,19 @@ def settings_from(given: argparse.Namespace, environment: Mapping[str, str]) -> 
         host=given.host,
         port=given.port,
         api_keys=_api_keys(given.api_keys_file, environment),
-        worker_api_key=_worker_api_key(given.worker_api_key_file),
+        api_keys_file=given.api_keys_file,
+        worker_api_key=(
+            read_worker_key(given.worker_api_key_file) if given.worker_api_key_file else ""
+        ),
+        worker_api_key_file=given.worker_api_key_file,
         min_remote_prefill_tokens=given.min_remote_prefill_tokens,
         prefill_timeout_seconds=given.prefill_timeout_seconds,
         queue_timeout_seconds=given.queue_timeout_seconds,
         last_resort_seconds=min(2.0, given.queue_timeout_seconds),
         max_request_bytes=given.max_request_bytes,
         allowed_origins=given.allowed_origins,
+        allowed_hosts=given.allowed_hosts,
+        max_connections=given.max_connections or most_connections(),
         sse_keepalive_seconds=given.sse_keepalive_seconds,
         drain_timeout_seconds=given.drain_timeout_seconds,
         linger_seconds=given.linger_seconds,
@@ -96,6 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--queue-timeout-seconds", type=_seconds, default=30.0, metavar="S")
     add("--max-request-bytes", type=_bytes, default=10 * 1024**2, metavar="N")
     add("--allowed-origins", type=_list, default=(), metavar="ORIGIN[,ORIGIN]", help="CORS")
+    add("--allowed-hosts", type=_list, default=(), metavar="NAME[,NAME]", help="without keys")
+    add("--max-connections", type=_count(16, 1_000_000), metavar="N", help="of clients")
     add("--sse-keepalive-seconds", type=_seconds, default=15.0, metavar="S")
     add("--drain-timeout-seconds", type=_seconds, default=30.0, metavar="S")
     add(
@@ -172,23 +182,6 @@ def _list(value: str) -> tuple[str, ...]:
 
 def _api_keys(path: Path | None, environment: Mapping[str, str]) -> tuple[ApiKey, ...]:
     if path is not None:
-        return parse_api_keys(_read(path, "--api-keys-file"), f"--api-keys-file '{path}'")
+        return read_api_keys(path)
     text = environment.get("STEELYARD_API_KEYS")
     return parse_api_keys(text, "STEELYARD_API_KEYS") if text else ()
-
-
-def _worker_api_key(path: Path | None) -> str:
-    if path is None:
-        return ""
-    lines = _read(path, "--worker-api-key-file").split()
-    if not lines:
-        raise ConfigError(f"--worker-api-key-file '{path}' must hold a key, got an empty file")
-    return lines[0]
-
-
-def _read(path: Path, flag: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError(f"{flag} '{path}' must be a readable text file: {reason}") from None

@@ -3,6 +3,7 @@
 from aiohttp import web
 
 _METHODS = "GET, POST, OPTIONS"
+_HEADERS = "Authorization, Content-Type"
 _MAX_AGE_SECONDS = "600"
 
 
@@ -19,6 +20,8 @@ class CrossOrigin:
         origin = request.headers.get("Origin")
         if origin is None or not ("*" in self._allowed or origin in self._allowed):
             return {}
+        if not _is_sendable(origin):
+            return {}
         return {
             "Access-Control-Allow-Origin": origin,
             "Access-Control-Expose-Headers": "X-Request-Id, Retry-After",
@@ -34,8 +37,11 @@ class CrossOrigin:
         headers = self.headers(request)
         if headers:
             headers["Access-Control-Allow-Methods"] = _METHODS
-            headers["Access-Control-Allow-Headers"] = request.headers.get(
-                "Access-Control-Request-Headers", "Authorization, Content-Type"
-            )
+            asked = request.headers.get("Access-Control-Request-Headers", _HEADERS)
+            headers["Access-Control-Allow-Headers"] = asked if _is_sendable(asked) else _HEADERS
             headers["Access-Control-Max-Age"] = _MAX_AGE_SECONDS
         return web.Response(status=204, headers=headers)
+
+
+def _is_sendable(value: str) -> bool:
+    return value.isascii() and value.isprintable()

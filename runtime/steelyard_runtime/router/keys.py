@@ -1,8 +1,10 @@
 """API keys and their limits: who may ask, how often and how much at once. No I/O, no clock."""
 
+import asyncio
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -18,6 +20,21 @@ class ApiKey(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
     key: str
     requests_per_minute: int | None = None
     max_concurrent: int | None = None
+    cache_group: str | None = None  # keys of one group may see that a prompt was cached
+
+    @property
+    def cache_owner(self) -> str:
+        """What its cached prompts belong to: outlives a key that is replaced under its name."""
+        return f"name:{self.name}" if self.cache_group is None else f"group:{self.cache_group}"
+
+
+class _LineKey(ApiKey, frozen=True):
+    """A key of a file with one a line: its number changes with the lines before it."""
+
+    @property
+    def cache_owner(self) -> str:
+        """What its cached prompts belong to."""
+        return f"line:{_digest(self.key).hex()}"
 
 
 class _KeyFile(msgspec.Struct, forbid_unknown_fields=True):
@@ -30,6 +47,7 @@ def parse_api_keys(text: str, source: str) -> tuple[ApiKey, ...]:
     Raises:
         ConfigError: the text is neither; keys are never quoted in the message.
     """
+    keys: list[ApiKey]
     if text.lstrip().startswith("{"):
         try:
             keys = msgspec.json.decode(text, type=_KeyFile).keys
@@ -40,7 +58,7 @@ def parse_api_keys(text: str, source: str) -> tuple[ApiKey, ...]:
     else:
         lines = [line.strip() for line in text.splitlines()]
         keys = [
-            ApiKey(name=f"key-{number}", key=line)
+            _LineKey(name=f"key-{number}", key=line)
             for number, line in enumerate(lines, 1)
             if line and not line.startswith("#")
         ]
@@ -58,7 +76,13 @@ def _check(keys: list[ApiKey], source: str) -> None:
         limits = (key.requests_per_minute, key.max_concurrent)
         if not key.key or any(limit is not None and limit < 1 for limit in limits):
             raise ConfigError(
-                f"{source}: key '{key.name}' must not be empty and its limits must be at least 1"
+                f"{source}: key '{key.name[:64]}' must not be empty and its limits must be at "
+                "least 1"
+            )
+        if key.cache_group == "":
+            raise ConfigError(
+                f"{source}: cacheGroup of key '{key.name[:64]}' must not be empty; without it the "
+                "key shares with no other"
             )
 
 
@@ -69,11 +93,21 @@ class Account:
     key: ApiKey
     digest: bytes
     running: int = 0
+    revoked: bool = False
+    _scopes: set[asyncio.Timeout] = field(default_factory=set)
     _tokens: float = field(init=False)
     _filled_at: float = 0.0
 
     def __post_init__(self) -> None:
         self._tokens = float(self.key.requests_per_minute or 0)
+
+    def change(self, key: ApiKey) -> None:
+        """Take new limits; what was used of the old ones stays used."""
+        if key.requests_per_minute != self.key.requests_per_minute:
+            rate = float(key.requests_per_minute or 0)
+            had = self.key.requests_per_minute is not None
+            self._tokens = min(self._tokens, rate) if had else rate
+        self.key = key
 
     def enter(self, now_seconds: float) -> None:
         """Admit one request; `leave` must follow.
@@ -100,6 +134,22 @@ class Account:
         """End one admitted request."""
         self.running -= 1
 
+    @contextmanager
+    def ended_with(self, scope: asyncio.Timeout) -> Iterator[None]:
+        """Let the scope, which the block is entered in, time out when the key is revoked."""
+        self._scopes.add(scope)
+        try:
+            yield
+        finally:
+            self._scopes.discard(scope)
+
+    def revoke(self, now_seconds: float) -> None:
+        """End what runs."""
+        self.revoked = True
+        for scope in self._scopes:
+            if not scope.expired():
+                scope.reschedule(now_seconds)
+
 
 def _over(limit: str, retry_after_seconds: int) -> RequestError:
     return RequestError(
@@ -115,8 +165,24 @@ class KeyRing:
     """Finds the account of a request by the digest of its key, so that no comparison leaks one."""
 
     def __init__(self, keys: Iterable[ApiKey]) -> None:
-        accounts = [Account(key, _digest(key.key)) for key in keys]
-        self._accounts = {account.digest: account for account in accounts}
+        self._accounts = {one.digest: one for one in map(_account, keys)}
+
+    def replace(self, keys: Iterable[ApiKey], now_seconds: float) -> None:
+        """Take a new list: a key that stays keeps its account, one that is gone ends what runs."""
+        old = self._accounts
+        self._accounts = {}
+        for key in keys:
+            fresh = _account(key)
+            account = old.pop(fresh.digest, fresh)
+            account.change(key)
+            self._accounts[account.digest] = account
+        for account in old.values():
+            account.revoke(now_seconds)
+
+    @property
+    def known(self) -> bool:
+        """Whether any keys are configured."""
+        return bool(self._accounts)
 
     def account(self, authorization: str | None) -> Account | None:
         """Return the account that `Authorization` names; None where no keys are configured.
@@ -134,14 +200,35 @@ class KeyRing:
             or account is None
             or not hmac.compare_digest(account.digest, digest)
         ):
-            raise RequestError(
-                "The API key must be given as 'Authorization: Bearer KEY' and be one of this "
-                "service's keys.",
-                status=401,
-                code="invalid_api_key",
-                kind="authentication_error",
-            )
+            raise wrong_key()
         return account
+
+
+def wrong_key() -> RequestError:
+    """Return the refusal of a request without a key, or with one that is not valid (any more)."""
+    return RequestError(
+        "The API key must be given as 'Authorization: Bearer KEY' and be one of this "
+        "service's keys.",
+        status=401,
+        code="invalid_api_key",
+        kind="authentication_error",
+    )
+
+
+def cache_salt(secret: str, owner: str, given: str) -> str:
+    """Return the salt that workers get for a key's prompts.
+
+    Args:
+        secret: what the workers' key is, so that nobody else can compute a salt; may be empty.
+        owner: `ApiKey.cache_owner`.
+        given: the client's own `cache_salt`, empty without one.
+    """
+    message = f"cache-salt:{len(owner)}:{owner}:{given}".encode("utf-8", "surrogatepass")
+    return hmac.digest(secret.encode(), message, "sha256").hex()
+
+
+def _account(key: ApiKey) -> Account:
+    return Account(key, _digest(key.key))
 
 
 def _digest(key: str) -> bytes:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.affinity import PrefixMemory, TokenEstimator
-from steelyard_runtime.router.call import Call
+from steelyard_runtime.router.call import Call, encoded
 from steelyard_runtime.router.client_stream import ClientStream
 from steelyard_runtime.router.dispatch import Dispatcher, Target
 from steelyard_runtime.router.health import HealthMonitor
@@ -82,9 +82,7 @@ class Proxy:
         body = await self._decode_body(call, target, with_prefill=True)
         async with (
             Wait(self._sweeper, target.decode, None),
-            self._upstream.post(
-                target.decode, call.path, orjson.dumps(body), call.headers
-            ) as answer,
+            self._upstream.post(target.decode, call.path, encoded(body), call.headers) as answer,
         ):
             content = await answer.read()
         try:
@@ -174,7 +172,7 @@ class Proxy:
         fields["return_token_ids"] = True
         if kind == "resume":
             resume_fields(fields, transcript)
-        body = orjson.dumps(fields)
+        body = encoded(fields)
         decode = target.decode
         async with (
             Wait(self._sweeper, decode, None) as wait,

@@ -10,15 +10,16 @@ import aiohttp
 from aiohttp import web
 
 from steelyard_runtime.errors import RequestError
+from steelyard_runtime.router.access import Access, while_valid
 from steelyard_runtime.router.affinity import PrefixMemory, TokenEstimator
-from steelyard_runtime.router.bodies import read_body
+from steelyard_runtime.router.bodies import BodyReader, answer_unread
 from steelyard_runtime.router.call import Call, make_call
 from steelyard_runtime.router.client_stream import ClientGoneError, ClientStream, stream_headers
 from steelyard_runtime.router.cors import CrossOrigin
 from steelyard_runtime.router.dispatch import Dispatcher
 from steelyard_runtime.router.explain import explain
 from steelyard_runtime.router.health import HealthMonitor
-from steelyard_runtime.router.keys import KeyRing
+from steelyard_runtime.router.keys import Account
 from steelyard_runtime.router.metrics import RouterMetrics
 from steelyard_runtime.router.pool import WorkerPool
 from steelyard_runtime.router.proxy import Proxy
@@ -35,12 +36,10 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.BaseRequest, str], Awaitable[web.StreamResponse]]
 COMPLETIONS = ("/v1/completions", "/v1/chat/completions")
-OPEN_PATHS = frozenset(
-    ("/health", "/ready", "/metrics", "/router/signals")
-)  # probes and scrapers have no key
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _CLIENT_GONE = 499
 _CALL = web.RequestKey("call", Call)
+_ACCOUNT = web.RequestKey("account", Account)
 
 
 class RouterService:
@@ -59,7 +58,8 @@ class RouterService:
         self._memory = memory
         self._estimator = TokenEstimator()
         self._signals = Signals()
-        self._keys = KeyRing(settings.api_keys)
+        self.access = Access(settings, client.key)
+        self._bodies = BodyReader(settings.max_request_bytes, settings.body_grace_seconds)
         self._cors = CrossOrigin(settings.allowed_origins)
         self.draining = False
         self.membership_known = False  # set after the first complete list of workers
@@ -94,7 +94,7 @@ class RouterService:
             metrics=self.metrics,
             max_attempts=settings.max_attempts,
         )
-        worker_endpoints = WorkerEndpoints(settings, pool, session)
+        worker_endpoints = WorkerEndpoints(settings, pool, session, self._bodies)
         self._routes: dict[str, tuple[str, Handler]] = {
             **dict.fromkeys(COMPLETIONS, ("POST", self._completion)),
             **{path: (method, worker_endpoints.forward) for path, method in FORWARDED.items()},
@@ -118,6 +118,7 @@ class RouterService:
         self.in_flight += 1
         reply: web.StreamResponse
         try:
+            self.access.check_browser(request)
             if self._cors.is_preflight(request):
                 reply = self._cors.preflight(request)
             else:
@@ -146,6 +147,8 @@ class RouterService:
             reply.headers.update(common)
             if self.draining:
                 reply.force_close()
+            if not request.content.is_eof():
+                await answer_unread(request, reply)
         if self.draining and reply.keep_alive is not False:
             # Its head went out before: the client may send another request on this connection.
             self.last_kept_seconds = asyncio.get_running_loop().time()
@@ -187,12 +190,11 @@ class RouterService:
                 status=405,
                 code="method_not_allowed",
             )
-        if path in OPEN_PATHS:
-            return await handler(request, request_id)
-        account = self._keys.account(request.headers.get("Authorization"))
+        account = self.access.account(request)
         if account is None or method == "GET":
             return await handler(request, request_id)
         account.enter(asyncio.get_running_loop().time())
+        request[_ACCOUNT] = account
         try:
             return await handler(request, request_id)
         finally:
@@ -201,9 +203,13 @@ class RouterService:
     async def _completion(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         loop = asyncio.get_running_loop()
         arrived_seconds = loop.time()
-        raw = await read_body(request, self._settings.max_request_bytes)
+        account = request.get(_ACCOUNT)
+        raw = await self._bodies.read(request)
+        checked = check_body(raw, request.path, self._settings.served_model_name)
+        if account is not None:
+            self.access.separate(account, checked.fields)
         call = make_call(
-            check_body(raw, request.path, self._settings.served_model_name),
+            checked,
             request_id=request_id,
             path=request.path,
             headers=forwarded_headers(request_id, request.headers),
@@ -215,9 +221,9 @@ class RouterService:
             if call.checked.stream:
                 common = {"X-Request-Id": request_id, **self._cors.headers(request)}
                 client = ClientStream(request, stream_headers(common), loop, lambda: self.draining)
-                reply = await self._proxy.stream(call, client)
+                reply = await while_valid(account, self._proxy.stream(call, client), client)
             else:
-                reply = await self._proxy.whole(call)
+                reply = await while_valid(account, self._proxy.whole(call), None)
         self.metrics.e2e_seconds.observe(loop.time() - arrived_seconds)
         return reply
 

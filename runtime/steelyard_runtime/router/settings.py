@@ -26,7 +26,9 @@ class RouterSettings:
     host: str = "127.0.0.1"
     port: int = 8080
     api_keys: tuple[ApiKey, ...] = ()  # none: the port is open
+    api_keys_file: Path | None = None  # where they are from; read again when it changes
     worker_api_key: str = ""
+    worker_api_key_file: Path | None = None
     min_remote_prefill_tokens: int = 64
     prefill_timeout_seconds: float = 60.0
     queue_timeout_seconds: float = 30.0
@@ -38,7 +40,13 @@ class RouterSettings:
     connect_timeout_seconds: float = 2.0
     max_attempts: int = 4  # workers that may fail under one request
     max_request_bytes: int = 10 * 1024 * 1024
+    # How slow a client may be: with its headers, with its body, and with reading its answer.
+    head_seconds: float = 15.0
+    body_grace_seconds: float = 20.0
+    reader_seconds: float = 30.0
+    max_connections: int = 4096  # of clients
     allowed_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()  # beside loopback names, on loopback without keys
     sse_keepalive_seconds: float = 15.0
     drain_timeout_seconds: float = 30.0
     # How long a silent connection is kept while the router drains; within the drain's time.

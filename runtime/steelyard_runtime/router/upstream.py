@@ -13,7 +13,7 @@ import orjson
 from steelyard_runtime.errors import SteelyardError
 from steelyard_runtime.router.health import FIRST_BACKOFF_SECONDS, HealthMonitor
 from steelyard_runtime.router.pool import Worker
-from steelyard_runtime.router.worker_client import ConnectError, WorkerClient
+from steelyard_runtime.router.worker_client import ConnectError, WorkerClient, WorkerKey
 from steelyard_runtime.router.worker_connection import Answer
 
 
@@ -45,15 +45,20 @@ class WorkerRefusedError(SteelyardError):
         self.content_type = content_type
 
 
-def worker_session(worker_api_key: str) -> aiohttp.ClientSession:
+def worker_session(key: WorkerKey) -> aiohttp.ClientSession:
     """Return the client for everything but completions: probes, metrics pages, `/tokenize`."""
-    headers = {"User-Agent": "steelyard-router"}
-    if worker_api_key:
-        headers["Authorization"] = f"Bearer {worker_api_key}"
+
+    async def with_key(
+        request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        request.headers.update(key.headers)
+        return await send(request)
+
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers=headers,
+        headers={"User-Agent": "steelyard-router"},
+        middlewares=(with_key,),
     )
 
 

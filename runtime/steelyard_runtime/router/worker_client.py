@@ -16,16 +16,27 @@ class ConnectError(ConnectionError):
     """The worker could not be reached: the request was certainly not begun."""
 
 
+class WorkerKey:
+    """The key that workers expect, none where it is empty; it may change while the router runs."""
+
+    def __init__(self, value: str = "") -> None:
+        self.set(value)
+
+    def set(self, value: str) -> None:
+        """Use another key from the next request on."""
+        self.value = value
+        self.headers = {"Authorization": f"Bearer {value}"} if value else {}
+        self.lines = "".join([f"{name}: {one}\r\n" for name, one in self.headers.items()])
+
+
 class WorkerClient:
     """Sends POSTs to workers by their base URL."""
 
-    def __init__(self, worker_api_key: str, connect_timeout_seconds: float) -> None:
+    def __init__(self, key: WorkerKey, connect_timeout_seconds: float) -> None:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._idle: dict[str, list[WorkerConnection]] = {}
         self._hosts: dict[str, tuple[str, int, ssl.SSLContext | None]] = {}
-        self._common = "User-Agent: steelyard-router\r\n"
-        if worker_api_key:
-            self._common += f"Authorization: Bearer {worker_api_key}\r\n"
+        self.key = key
 
     async def post(self, url: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
         """Send a request and wait for the head of its answer; the caller closes it.
@@ -39,7 +50,8 @@ class WorkerClient:
         connection = self._reuse(url) or await self._connect(url)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n{self._common}{lines}"
+            f"POST {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\n"
+            f"User-Agent: steelyard-router\r\n{self.key.lines}{lines}"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         answer = connection.send(head.encode("utf-8", "surrogateescape") + body)

@@ -7,7 +7,7 @@ import aiohttp
 from aiohttp import web
 
 from steelyard_runtime.errors import RequestError
-from steelyard_runtime.router.bodies import read_body
+from steelyard_runtime.router.bodies import BodyReader
 from steelyard_runtime.router.dispatch import none_came
 from steelyard_runtime.router.pool import Worker, WorkerPool
 from steelyard_runtime.router.replies import json_reply
@@ -22,11 +22,16 @@ class WorkerEndpoints:
     """Asks any worker that is ready, and waits for one as completions do."""
 
     def __init__(
-        self, settings: RouterSettings, pool: WorkerPool, session: aiohttp.ClientSession
+        self,
+        settings: RouterSettings,
+        pool: WorkerPool,
+        session: aiohttp.ClientSession,
+        bodies: BodyReader,
     ) -> None:
         self._settings = settings
         self._pool = pool
         self._session = session
+        self._bodies = bodies
         self._created = int(time.time())
 
     async def forward(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
@@ -35,11 +40,7 @@ class WorkerEndpoints:
         Raises:
             RequestError: 503, no worker took it in time.
         """
-        body = (
-            await read_body(request, self._settings.max_request_bytes)
-            if request.method == "POST"
-            else None
-        )
+        body = await self._bodies.read(request) if request.method == "POST" else None
         headers = forwarded_headers(request_id, request.headers)
         clock = asyncio.get_running_loop().time
         deadline_seconds = clock() + self._settings.queue_timeout_seconds

@@ -18,6 +18,7 @@ from steelyard_runtime.testing.fake_worker import FakeWorker
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+JSON = {"Content-Type": "application/json"}
 LONG_PROMPT = "In the beginning there was a prompt that pays to prefill elsewhere. " * 12
 
 
@@ -115,7 +116,10 @@ class RunningService:
         host, port = self.url.removeprefix("http://").split(":")
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_connection(asyncio.Protocol, host, int(port))
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST {CHAT} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
         transport.write(head.encode() + body)
         return transport
 
@@ -183,7 +187,7 @@ async def running_service(
     source = MembershipFile(membership, chosen.membership_poll_seconds)
     async with (
         running_router(chosen, source) as (service, port),
-        aiohttp.ClientSession() as client,
+        aiohttp.ClientSession(headers=JSON) as client,
     ):
         running = RunningService(service, f"http://127.0.0.1:{port}", workers, membership, client)
         try:

@@ -6,9 +6,19 @@ from pathlib import Path
 import pytest
 
 from steelyard_runtime.errors import ConfigError, RequestError
-from steelyard_runtime.router.keys import Account, ApiKey, KeyRing, parse_api_keys
+from steelyard_runtime.router.keys import (
+    Account,
+    ApiKey,
+    KeyRing,
+    parse_api_keys,
+)
 from steelyard_runtime.testing.fake_worker import FakeWorker, Fault
-from steelyard_runtime.testing.router_service import CHAT, chat, eventually, running_service
+from steelyard_runtime.testing.router_service import (
+    CHAT,
+    chat,
+    eventually,
+    running_service,
+)
 
 KEYS = (ApiKey("one", "secret-1"), ApiKey("two", "secret-2", max_concurrent=1))
 
@@ -32,6 +42,7 @@ def test_keys_are_read_from_both_forms(text: str) -> None:
         ('{"keys": [{"name": "x"}]}', "must be JSON"),
         ('{"keys": [{"name": "x", "key": "a", "rpm": 1}]}', "unknown field"),
         ('{"keys": [{"name": "x", "key": ""}]}', "must not be empty"),
+        ('{"keys": [{"name": "x", "key": "a", "cacheGroup": ""}]}', "cacheGroup .* not be empty"),
         ('{"keys": [{"name": "x", "key": "a", "maxConcurrent": 0}]}', "at least 1"),
         ('{"keys": [{"name": "x", "key": "a"}, {"name": "x", "key": "b"}]}', "same name twice"),
     ],
@@ -95,3 +106,18 @@ async def test_concurrency_is_limited_per_key(tmp_path: Path) -> None:
 
     assert (status, headers["retry-after"]) == (429, "1")
     assert (other, again) == (200, 200)
+
+
+def test_a_key_that_stays_keeps_its_account() -> None:
+    """What a key has used of its limits stays used when the file changes."""
+    ring = KeyRing([ApiKey("x", "a", requests_per_minute=2), ApiKey("y", "b")])
+    first = ring.account("Bearer a")
+    assert first is not None
+    first.enter(100.0)
+    ring.replace([ApiKey("x", "a", requests_per_minute=1)], 100.0)
+    again = ring.account("Bearer a")
+
+    assert again is first
+    again.enter(100.0)
+    with pytest.raises(RequestError):
+        again.enter(100.0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from steelyard_runtime.router import worker_client
-from steelyard_runtime.router.worker_client import ConnectError, WorkerClient
+from steelyard_runtime.router.worker_client import ConnectError, WorkerClient, WorkerKey
 from steelyard_runtime.testing.fake_worker import FakeWorker
 from steelyard_runtime.testing.router_service import CHAT, chat, eventually, running_service
 
@@ -70,7 +70,7 @@ async def test_framed_answers_are_read_and_the_connection_reused(
     replies: tuple[bytes, ...],
 ) -> None:
     """Answers of both framings are read to their end, however they arrive; one connection does."""
-    client = WorkerClient("", 1.0)
+    client = WorkerClient(WorkerKey(), 1.0)
     async with server(*replies) as (url, connections):
         for _ in range(3):
             answer = await client.post(url, "/x", b"{}", {})
@@ -85,7 +85,7 @@ async def test_connections_that_are_idle_for_long_are_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """They are closed without a next request, and a young one stays."""
-    client = WorkerClient("", 1.0)
+    client = WorkerClient(WorkerKey(), 1.0)
     async with server(CHUNKED) as (url, connections):
         answer = await client.post(url, "/x", b"{}", {})
         await answer.read()
@@ -102,7 +102,7 @@ async def test_connections_that_are_idle_for_long_are_closed(
 
 async def test_relayed_bytes_are_those_of_the_body() -> None:
     """A relay gives what came before it and what comes after, in order."""
-    client = WorkerClient("", 1.0)
+    client = WorkerClient(WorkerKey(), 1.0)
     seen: list[bytes] = []
     async with server(*(bytes([one]) for one in CHUNKED)) as (url, _):
         answer = await client.post(url, "/x", b"{}", {})
@@ -115,7 +115,7 @@ async def test_relayed_bytes_are_those_of_the_body() -> None:
 
 async def test_body_may_end_with_the_connection() -> None:
     """Without framing the end of the connection is the end of the body."""
-    client = WorkerClient("", 1.0)
+    client = WorkerClient(WorkerKey(), 1.0)
     async with server(b"HTTP/1.1 200 OK\r\n\r\nabcdef", keep=False) as (url, _):
         answer = await client.post(url, "/x", b"{}", {})
         assert await answer.read() == b"abcdef"
@@ -135,7 +135,7 @@ async def test_body_may_end_with_the_connection() -> None:
 )
 async def test_broken_answers_are_connection_errors(reply: bytes) -> None:
     """Every way to break off or to talk nonsense is one kind of error."""
-    client = WorkerClient("", 1.0)
+    client = WorkerClient(WorkerKey(), 1.0)
     async with server(reply, keep=False) as (url, _):
         with pytest.raises(ConnectionError):
             await _post_and_read(client, url)
@@ -154,7 +154,7 @@ async def test_refused_connection_is_told_apart() -> None:
     async with server(b"") as (url, _):
         pass
     with pytest.raises(ConnectError):
-        await WorkerClient("", 1.0).post(url, "/x", b"{}", {})
+        await WorkerClient(WorkerKey(), 1.0).post(url, "/x", b"{}", {})
 
 
 async def test_error_of_the_sink_ends_the_relay() -> None:
@@ -163,7 +163,7 @@ async def test_error_of_the_sink_ends_the_relay() -> None:
     def sink(data: bytes) -> None:
         raise ZeroDivisionError
 
-    client = WorkerClient("", 1.0)
+    client = WorkerClient(WorkerKey(), 1.0)
     async with server(*(bytes([one]) for one in CHUNKED)) as (url, _):
         answer = await client.post(url, "/x", b"{}", {})
         with pytest.raises(ZeroDivisionError):
@@ -196,7 +196,8 @@ async def test_old_clients_get_a_stream_too(tmp_path: Path) -> None:
         port = int(running.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         body = json.dumps(chat(stream=True)).encode()
-        head = f"POST {CHAT} HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.0\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         answer = await reader.read()
         writer.close()
