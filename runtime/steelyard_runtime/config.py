@@ -18,6 +18,7 @@ class TransferConfig(msgspec.Struct, frozen=True):
     token: str = ""  # the service's token; frames are HMAC'd with it
     lease_seconds: float = 30.0
     deadline_seconds: float = 10.0  # pull longer than this: recompute locally
+    enabled: bool = True  # without it nothing listens, and prompts are computed where they arrive
 
 
 class EngineConfig(msgspec.Struct, frozen=True):

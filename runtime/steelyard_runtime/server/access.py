@@ -1,4 +1,4 @@
-"""The outermost layer of the serving port: request ids, API keys, one log line a request.
+"""The outermost layer of a port: request ids, API keys or web pages, one log line a request.
 
 Pure ASGI, so that streams pass without a copy. Nothing of a prompt or an answer is logged.
 """
@@ -15,8 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.server.failures import as_request_error, error_response
+from steelyard_runtime.server.key_file import KeyFile
 from steelyard_runtime.server.leaving import CLOSE_HEADER, Leaving
 from steelyard_runtime.server.request_ids import request_id
+from steelyard_runtime.server.web_pages import WebPages
 
 log = logging.getLogger("steelyard_runtime.server.request")
 
@@ -26,17 +28,32 @@ QUIET_PATHS = frozenset({"/health", "/ready", "/metrics", "/version", "/state"})
 class Keys:
     """Bearer keys, compared in constant time; with no key everything is open."""
 
-    def __init__(self, keys: Sequence[str]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    def __init__(self, keys: Sequence[str], file: KeyFile | None = None) -> None:
+        """Know `keys`; with `file` those that it holds now."""
+        self._file = file
+        self._keys: tuple[str, ...] = ()
+        self._digests: list[bytes] = []
+        self._take(tuple(keys))
+
+    def __bool__(self) -> bool:
+        """Whether there is any key."""
+        return bool(self._keys)
 
     def allow(self, authorization: str | None) -> bool:
         """Whether the `Authorization` header holds one of the keys."""
+        if self._file is not None:
+            self._take(self._file.keys())
         if not self._digests:
             return True
         scheme, _, key = (authorization or "").partition(" ")
         digest = hashlib.sha256(key.strip().encode(errors="surrogateescape")).digest()
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return scheme.lower() == "bearer" and any(matches)
+
+    def _take(self, keys: tuple[str, ...]) -> None:
+        if keys != self._keys:
+            self._keys = keys
+            self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
 
 class Access:
@@ -47,10 +64,22 @@ class Access:
         app: ASGIApp,
         keys: Keys,
         guarded: Callable[[str, str], bool],
+        *,
         wanted: str = "a valid key",
         leaving: Leaving | None = None,
+        pages: WebPages | None = None,
     ) -> None:
-        """Guard `app`; `wanted` is how refusals call what is wanted."""
+        """Guard `app`.
+
+        Args:
+            app: what is guarded.
+            keys: who may ask for what is guarded.
+            guarded: whether a method and a path are.
+            wanted: how refusals call what is wanted.
+            leaving: hears of connections that stay while the worker ends.
+            pages: what web pages may send; None where a key is asked for.
+        """
+        self._pages = pages
         self._leaving = leaving or Leaving()
         self._app = app
         self._wanted = wanted
@@ -82,14 +111,9 @@ class Access:
             await send(message)
 
         try:
-            guarded = self._guarded(scope["method"], scope["path"])
-            if guarded and not self._keys.allow(headers.get("authorization")):
-                denied = RequestError(
-                    f"`Authorization` must be 'Bearer' and {self._wanted}",
-                    status=401,
-                    code="invalid_api_key",
-                )
-                challenge = {"www-authenticate": "Bearer"}
+            denied = self._denial(scope["method"], scope["path"], headers)
+            if denied is not None:
+                challenge = {"www-authenticate": "Bearer"} if denied.status == 401 else {}
                 await error_response(denied, challenge)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
@@ -116,3 +140,18 @@ class Access:
                     }
                 },
             )
+
+    def _denial(self, method: str, path: str, headers: Headers) -> RequestError | None:
+        """Return why the request is refused, before its body is looked at."""
+        try:
+            if self._pages is not None:
+                self._pages.check(method, headers)
+        except RequestError as error:
+            return error
+        if not self._guarded(method, path) or self._keys.allow(headers.get("authorization")):
+            return None
+        return RequestError(
+            f"`Authorization` must be 'Bearer' and {self._wanted}",
+            status=401,
+            code="invalid_api_key",
+        )

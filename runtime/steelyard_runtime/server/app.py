@@ -13,6 +13,7 @@ from steelyard_runtime.core.roles import Phase
 from steelyard_runtime.server.access import Access, Keys
 from steelyard_runtime.server.error_handlers import HANDLERS
 from steelyard_runtime.server.generation_endpoint import GenerationEndpoint
+from steelyard_runtime.server.key_file import KeyFile
 from steelyard_runtime.server.openapi import (
     GENERATION_ERRORS,
     describe,
@@ -33,8 +34,11 @@ from steelyard_runtime.server.protocol.responses import (
 )
 from steelyard_runtime.server.served_model import Worker
 from steelyard_runtime.server.token_endpoints import add_token_endpoints
+from steelyard_runtime.server.web_pages import WebPages
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+# What the cluster and scrapers ask for, and what describes the port.
+OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/version", "/openapi.json"})
 EVENT_STREAM = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
@@ -54,8 +58,10 @@ def build_app(worker: Worker) -> ASGIApp:
     add_token_endpoints(app, worker)
     _add_models(app, worker)
     _add_probes(app, worker)
-    keys = Keys(settings.api_keys)
-    guarded = Access(app, keys, _is_guarded, leaving=worker.state.leaving)
+    path = settings.api_key_file
+    keys = Keys(settings.api_keys, KeyFile(path, settings.api_keys) if path is not None else None)
+    pages = None if keys else WebPages(settings.host, settings.allowed_origins)
+    guarded = Access(app, keys, _is_guarded, leaving=worker.state.leaving, pages=pages)
     if not settings.allowed_origins:
         return guarded
     return CORSMiddleware(
@@ -68,8 +74,8 @@ def build_app(worker: Worker) -> ASGIApp:
 
 
 def _is_guarded(method: str, path: str) -> bool:
-    # A browser's preflight request carries no key.
-    return method != "OPTIONS" and path.startswith(("/v1/", "/tokenize", "/detokenize"))
+    # A browser's preflight request carries no key. What is new is guarded until it is listed here.
+    return method != "OPTIONS" and path not in OPEN_PATHS
 
 
 def _add_generation(app: FastAPI, worker: Worker) -> None:

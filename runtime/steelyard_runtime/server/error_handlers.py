@@ -20,7 +20,9 @@ SUPPORTED = (
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer an unknown path (404) or method (405)."""
     assert isinstance(error, HTTPException)
-    path = request.url.path[:200]
+    # Not `request.url`, which a damaged `Host` makes an exception of.
+    path = request.scope["path"][:200].encode("ascii", "backslashreplace").decode()
+    path = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in path)
     message = str(error.detail)
     code = None
     if error.status_code == 404:

@@ -5,7 +5,6 @@ allowed. Secrets come from files or the environment, never from argv.
 """
 
 import argparse
-import ipaddress
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from steelyard_runtime.server.flag_values import (
     share,
     text,
 )
+from steelyard_runtime.server.key_file import keys_of
 from steelyard_runtime.server.role_file import read_role_file
 from steelyard_runtime.server.settings import ServerSettings
 
@@ -111,6 +111,7 @@ def parse(
         admin_port=given.admin_port,
         service_token=token.strip(),
         api_keys=_api_keys(given.api_key_file, environment),
+        api_key_file=given.api_key_file,
         allowed_origins=tuple(o.strip() for o in given.allowed_origins.split(",") if o.strip()),
         max_request_bytes=given.max_request_bytes,
         sse_keepalive_seconds=given.sse_keepalive_seconds,
@@ -150,19 +151,10 @@ def parse(
             token=settings.service_token,
             lease_seconds=given.kv_lease_seconds,
             deadline_seconds=given.kv_transfer_deadline_seconds,
+            enabled=not settings.is_exposed,
         ),
     )
     return settings, engine
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reachable from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _distinct_ports(given: argparse.Namespace) -> None:
@@ -199,4 +191,4 @@ def _secret(path: Path | None, flag: str, variable: str, environment: Mapping[st
 
 def _api_keys(path: Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:
     text = _secret(path, "--api-key-file", API_KEY_VARIABLE, environment)
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    return keys_of(text)

@@ -1,6 +1,8 @@
 """What the HTTP process of a worker is told to do; `flags.py` alone reads flags."""
 
+import ipaddress
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +16,7 @@ class ServerSettings:
     admin_port: int = 8001
     service_token: str = ""
     api_keys: tuple[str, ...] = ()
+    api_key_file: Path | None = None  # where they are from; read again when it changes
     allowed_origins: tuple[str, ...] = ()
     max_request_bytes: int = 10 * 1024 * 1024
     sse_keepalive_seconds: float = 15.0
@@ -25,3 +28,21 @@ class ServerSettings:
     tool_call_parser: str = "hermes"
     reasoning_parser: str | None = None
     log_level: str = "info"
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether other machines reach ports that no service token guards.
+
+        Then the admin port refuses everybody, and no KV moves.
+        """
+        return not self.service_token and not is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reachable from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -55,7 +55,7 @@ def put_together(
     bound = ports or bind_ports(settings)
     metrics = WorkerMetrics(settings.served_model_name)
     client = EngineClient(engine, metrics.take_engine_stats)
-    state = WorkerState(client, metrics, role)
+    state = WorkerState(client, metrics, role, transfers_kv=not settings.is_exposed)
     worker = Worker(settings, state, time.monotonic_ns, time.time)
     servers = (
         HttpServer(build_app(worker), bound.serving),

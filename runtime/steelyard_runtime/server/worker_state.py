@@ -25,7 +25,14 @@ BLOCK_STATES = ("total", "free", "cached", "referenced", "leased", "quarantined"
 class WorkerState:
     """One worker's state, and the gate that requests pass."""
 
-    def __init__(self, engine: EngineClient, metrics: WorkerMetrics, start_role: str) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        metrics: WorkerMetrics,
+        start_role: str,
+        transfers_kv: bool = True,
+    ) -> None:
+        self._transfers_kv = transfers_kv
         self.engine = engine
         self.metrics = metrics
         self.open_requests = 0
@@ -112,6 +119,7 @@ class WorkerState:
             engineId=ready.engine_id if ready else "",
             version=__version__,
             scheme="http",
+            kvTransfer=self._transfers_kv,
         )
         if ready is None and progress is not None:
             body["progress"] = {"stage": progress.stage, "percent": progress.percent}

@@ -106,6 +106,14 @@ class TransferWorker:
         Raises:
             ConfigError: the port is in use, or a transport cannot be loaded.
         """
+        if not self._config.enabled:
+            # Neither side channel nor transport: NIXL's own listener is on all interfaces.
+            self.port = 0
+            logger.warning(
+                "KV transfer is off: a worker that other machines reach needs a service token for "
+                "it (--service-token-file)"
+            )
+            return
         self._listener = _listen(self._config.listen_host, self._config.port)
         self.port = self._listener.getsockname()[1]
         try:
@@ -136,6 +144,9 @@ class TransferWorker:
             raise ValueError(f"request '{request_id}' already has a lease")
         self._leased.add(request_id)
         blocks = list(block_ids)
+        if not self._config.enabled:
+            self._emit(LeaseEnded(request_id, "aborted"))
+            return {"do_remote_prefill": False, "do_remote_decode": False}
         if not self._post(self._exporter.export, request_id, blocks, num_tokens):
             self._emit(LeaseEnded(request_id, "aborted"))
         return {
@@ -177,7 +188,8 @@ class TransferWorker:
             started_at=time.monotonic(),
         )
         if not self._post(self._importer.pull, pull):
-            self._emit(PullFailed(request_id, "cancelled", "the worker is stopping"))
+            why = "the worker is stopping" if self._config.enabled else "KV transfer is off here"
+            self._emit(PullFailed(request_id, "cancelled", why))
             self._emit(PullSettled(request_id))
 
     def cancel(self, request_id: str) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from steelyard_runtime.errors import ConfigError
-from steelyard_runtime.server.flags import is_loopback, parse
+from steelyard_runtime.server.flags import parse
+from steelyard_runtime.server.settings import is_loopback
 
 MODEL = ["--model", "package://some-model/dir/Some-Model.gguf"]
 
