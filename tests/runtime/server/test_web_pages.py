@@ -29,7 +29,7 @@ FORBIDDEN: list[dict[str, str]] = [
     {"host": "127.0.0.1.evil.example"},
     {"host": "localhost@evil.example"},
     {"host": "["},
-    {"host": "[::1", "origin": "http://[::1"},
+    {"host": "[::1", "origin": "null"},
     {"host": "evil.example", "origin": "http://evil.example"},
 ]
 
