@@ -11,11 +11,14 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.transfer import codec
 from steelyard_runtime.transfer.codec import FrameError, Sealer, Unsealer
 from steelyard_runtime.transfer.messages import Reply, Request
 
 T = TypeVar("T")
+
+BACKLOG = 128
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
@@ -124,3 +127,25 @@ async def _fill(loop: asyncio.AbstractEventLoop, sock: socket.socket, view: memo
         if count == 0:
             raise FrameError("closed", "the peer closed the connection")
         view = view[count:]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return the listening socket of a worker's side channel.
+
+    Raises:
+        ConfigError: the address or the port cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(
+            f"--kv-port {port} on --kv-host {host} cannot be used: {error}; it must be a free"
+            " port on an address of this machine"
+        ) from None
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    return listener

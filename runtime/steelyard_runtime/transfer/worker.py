@@ -16,6 +16,7 @@ from typing import Any
 from steelyard_runtime.config import TransferConfig
 from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.ipc.messages import RemotePrefill
+from steelyard_runtime.transfer.channel import listen
 from steelyard_runtime.transfer.exporter import Exporter
 from steelyard_runtime.transfer.faults import TransferFaults
 from steelyard_runtime.transfer.importer import Importer, Pull
@@ -32,7 +33,6 @@ from steelyard_runtime.transfer.peers import Peers, parse_networks
 from steelyard_runtime.transfer.stats import TransferStats
 from steelyard_runtime.transfer.transport import Transport
 
-BACKLOG = 128
 # Leases are looked at this often in their life.
 EXPIRY_CHECKS_PER_LEASE = 30
 CLOSE_SECONDS = 10.0
@@ -114,7 +114,7 @@ class TransferWorker:
                 "it (--service-token-file)"
             )
             return
-        self._listener = _listen(self._config.listen_host, self._config.port)
+        self._listener = listen(self._config.listen_host, self._config.port)
         self.port = self._listener.getsockname()[1]
         try:
             for transport in list(self._transports.values()):
@@ -291,20 +291,3 @@ class TransferWorker:
             lease_seconds=self._config.lease_seconds,
             nixl=next((endpoint for endpoint in endpoints if endpoint is not None), None),
         )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ConfigError(
-            f"--kv-port {port} on --kv-host {host} cannot be used: {error}; it must be a free"
-            " port on an address of this machine"
-        ) from None
-    listener.listen(BACKLOG)
-    listener.setblocking(False)
-    return listener
