@@ -91,15 +91,18 @@ CLUSTER ?= kind
 e2e: setup $(if $(filter kind,$(CLUSTER)),images) ## play every change and fault under traffic on a kind cluster of its own
 	$(BIN)/pytest e2e --cluster=$(CLUSTER)
 
-# For how long `make chaos` also plays random scenarios on a cluster; 0: not.
+# For how long hostile clients attack, and for how long random scenarios play on a cluster; 0: two
+# minutes of the former.
 MINUTES ?= 0
+HOSTILE_MINUTES := $(if $(filter-out 0,$(MINUTES)),$(MINUTES),2)
 
 deaths: setup ## end the operator at each of its requests (KUBE_ASSETS: etcd and kube-apiserver)
 	DEATHS=all $(BIN)/pytest tests/apiserver -k death
 
-chaos: setup ## kill, stop and cut workers under load; with MINUTES=20 on a cluster as well
-	$(BIN)/pytest tests/chaos --repetitions 10 --chaos-report bench-results/chaos.json
-	$(BIN)/pytest tests/chaos --repetitions 2 --chaos-setups smollm2-tcp,smollm2-nixl \
+chaos: setup ## faults and hostile clients under load; MINUTES=20: for longer, and on a cluster
+	$(BIN)/pytest tests/chaos/test_hostile_clients.py --hostile-minutes $(HOSTILE_MINUTES)
+	$(BIN)/pytest tests/chaos/test_faults.py --repetitions 10 --chaos-report bench-results/chaos.json
+	$(BIN)/pytest tests/chaos/test_faults.py --repetitions 2 --chaos-setups smollm2-tcp,smollm2-nixl \
 	  --chaos-report bench-results/chaos-smollm2.json
 	$(if $(filter-out 0,$(MINUTES)),$(BIN)/pytest e2e/test_chaos.py --cluster=$(CLUSTER) --minutes $(MINUTES))
 
