@@ -7,7 +7,13 @@ SteelyardError
 ├── EngineDeadError      the engine process ended; requests in flight answer 503
 ├── FetchError           a checkpoint cannot be brought here; one sentence
 └── TransferError        a KV transfer failed; the request recomputes its prompt
+
+What one request raises, whatever it is, ends that request. It is caught as `BaseException`, because
+a panic of a native library (pyo3's `PanicException`) is no `Exception`; `ENDS_PROCESS` goes on.
 """
+
+ENDS_PROCESS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What is not a failure of whatever ran: the process is told to end."""
 
 
 class SteelyardError(Exception):

@@ -76,6 +76,7 @@ class Rig:
             compiler=GrammarCompiler(lambda: GrammarVocabulary("", 0, ())),
             transfer=transfer,
             eos_token_ids=frozenset(),
+            vocab_size=model.vocab_size,
             fingerprint="",
             clock_ns=time.monotonic_ns,
         )

@@ -13,6 +13,7 @@ from steelyard_runtime.core.limits import Counters, SchedulerConfig
 from steelyard_runtime.core.prefix_cache import PrefixCache
 from steelyard_runtime.core.sequence import Sequence, SequencePhase
 from steelyard_runtime.core.waiting import WaitingQueue
+from steelyard_runtime.errors import ENDS_PROCESS
 
 
 class Admission:
@@ -48,6 +49,8 @@ class Admission:
         Without `may_allocate` (this step preempted somebody) only sequences that hold their
         blocks are admitted, so no plan both preempts and runs a sequence. It is also over with
         allocation once a sequence lacks blocks: younger ones must not take them.
+
+        A sequence that raises goes to `plan.failed`; the others are admitted without it.
         """
         # One block is kept back for each running sequence, or the new one is preempted soon.
         reserve = num_running
@@ -59,30 +62,36 @@ class Admission:
             some_may_pull = may_allocate and waiting.num_remote
             if not some_may_run and not some_may_pull:
                 return
-            if not sequence.block_ids:
-                if not may_allocate or self._waits_for_sibling(sequence):
-                    continue
-                if not can_run and not sequence.wants_remote:
-                    # Pulls may pass a sequence that lacks a place, but not take its blocks.
-                    if not head_waits:
-                        reserve += self._config.blocks_for(sequence.num_tokens)
-                    head_waits = True
-                    continue
-                if not self._allocate(sequence, reserve):
-                    may_allocate = False
-                    continue
-                if sequence.wants_remote:
-                    plan.pulls.append(self._pull(sequence, waiting))
-                if sequence.phase is SequencePhase.LANDING:
-                    continue
-            if can_run:
-                waiting.remove(sequence)
-                start(sequence)
-                count = min(sequence.num_pending, budget)
-                plan.scheduled.append(Scheduled.chunk(sequence, count))
-                budget -= count
-                slots -= 1
-                reserve += 1
+            try:
+                if not sequence.block_ids:
+                    if not may_allocate or self._waits_for_sibling(sequence):
+                        continue
+                    if not can_run and not sequence.wants_remote:
+                        # Pulls may pass a sequence that lacks a place, but not take its blocks.
+                        if not head_waits:
+                            reserve += self._config.blocks_for(sequence.num_tokens)
+                        head_waits = True
+                        continue
+                    if not self._allocate(sequence, reserve):
+                        may_allocate = False
+                        continue
+                    if sequence.wants_remote:
+                        plan.pulls.append(self._pull(sequence, waiting))
+                    if sequence.phase is SequencePhase.LANDING:
+                        continue
+                if can_run:
+                    start(sequence)
+                    waiting.remove(sequence)
+                    item = Scheduled.chunk(sequence, budget)
+                    plan.scheduled.append(item)
+                    budget -= item.count
+                    slots -= 1
+                    reserve += 1
+            except ENDS_PROCESS:
+                raise
+            except BaseException as error:
+                sequence.error = error
+                plan.failed.append(sequence)
 
     def forget(self, sequence: Sequence) -> None:
         """Drop what is remembered of a sequence that ended."""
@@ -98,6 +107,7 @@ class Admission:
         if total - len(found) + reserve > blocks.num_available:
             blocks.free(found)
             return False
+        sequence.block_ids = found  # From here on they are freed with the sequence.
         sequence.block_ids = found + blocks.allocate(total - len(found))
         sequence.num_published = len(found)
         sequence.num_computed = len(found) * self._config.block_size

@@ -4,6 +4,10 @@ from dataclasses import dataclass, field
 
 from steelyard_runtime.core.sequence import Sequence
 
+# Positions of one sequence a step whose logits are all wanted (`echo` with `logprobs`): each costs
+# a product with the whole vocabulary, so 2,048 of them would hold up other streams for seconds.
+MAX_PROMPT_LOGITS = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
@@ -17,9 +21,12 @@ class Scheduled:
     logit_positions: tuple[int, ...]
 
     @classmethod
-    def chunk(cls, sequence: Sequence, count: int) -> "Scheduled":
-        """Take the next `count` tokens of the sequence that are not computed yet."""
+    def chunk(cls, sequence: Sequence, at_most: int) -> "Scheduled":
+        """Take the next tokens of the sequence that are not computed yet."""
         start = sequence.num_computed
+        count = min(sequence.num_pending, at_most)
+        if sequence.wants_prompt_logits:
+            count = min(count, MAX_PROMPT_LOGITS)
         end = start + count
         logit_positions: tuple[int, ...] = ()
         if sequence.wants_prompt_logits:
@@ -53,6 +60,7 @@ class StepPlan:
     scheduled: list[Scheduled] = field(default_factory=list)
     pulls: list[Pull] = field(default_factory=list)
     preempted: list[Sequence] = field(default_factory=list)
+    failed: list[Sequence] = field(default_factory=list)  # dropped; each one's `error` says why
 
     @property
     def num_tokens(self) -> int:

@@ -140,6 +140,13 @@ class BlockManager:
             self._block_of[block_hash] = block_id
             self._hash_of[block_id] = block_hash
 
+    def unpublish(self, block_ids: Iterable[int]) -> None:
+        """Make held blocks unfindable; who holds one keeps it."""
+        for block_id in block_ids:
+            block_hash = self._hash_of.pop(block_id, None)
+            if block_hash is not None:
+                del self._block_of[block_hash]
+
     def find(self, block_hash: bytes) -> int | None:
         """Return the block that holds this content."""
         return self._block_of.get(block_hash)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from steelyard_runtime.core.roles import Role
 from steelyard_runtime.core.sequence import Sequence
+from steelyard_runtime.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +52,20 @@ class Aborted:
     sequence: Sequence
     cancel_pull: bool
     release_remote: bool
+
+
+def check_length(sequence: Sequence, config: SchedulerConfig, max_tokens: int) -> None:
+    """Refuse a sequence that leaves no room for one token of output in `max_tokens`.
+
+    Raises:
+        RequestError: it does (400).
+    """
+    if sequence.num_tokens + min(1, sequence.params.max_tokens) <= max_tokens:
+        return
+    bound = "the model's length" if max_tokens == config.max_model_len else "the KV cache"
+    raise RequestError(
+        f"The prompt has {sequence.num_tokens} tokens; with at least one token of output "
+        f"at most {max_tokens} fit into {bound}.",
+        param="prompt",
+        code="context_length_exceeded",
+    )

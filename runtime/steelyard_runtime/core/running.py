@@ -13,6 +13,7 @@ from steelyard_runtime.core.limits import Counters, SchedulerConfig
 from steelyard_runtime.core.roles import Role
 from steelyard_runtime.core.sequence import Sequence, SequencePhase
 from steelyard_runtime.core.waiting import WaitingQueue, by_arrival
+from steelyard_runtime.errors import ENDS_PROCESS
 
 
 class RunningBatch:
@@ -39,8 +40,8 @@ class RunningBatch:
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence that has its blocks into the batch."""
-        sequence.phase = SequencePhase.RUNNING
         insort(self._running, sequence, key=by_arrival)
+        sequence.phase = SequencePhase.RUNNING
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out; its blocks are the caller's to free."""
@@ -50,7 +51,8 @@ class RunningBatch:
         """Add the batch's share of the step to the plan; return the tokens left for admission.
 
         One token is set aside for each decoding sequence, so one pass in order of age serves
-        them before prefill, and a preempted sequence is never in the plan already.
+        them before prefill, and a preempted sequence is never in the plan already. A sequence that
+        raises goes to `plan.failed`.
         """
         budget = self._config.max_num_batched_tokens
         running = self._running
@@ -67,14 +69,21 @@ class RunningBatch:
             available = decode_budget if pending == 1 else prefill_budget
             if not available:
                 continue
-            if not self._grow(sequence, plan):
-                break  # it was the newest, so nothing follows
-            count = min(pending, available)
+            try:
+                if not self._grow(sequence, plan):
+                    break  # it was the newest, so nothing follows
+                item = Scheduled.chunk(sequence, available)
+            except ENDS_PROCESS:
+                raise
+            except BaseException as error:
+                sequence.error = error
+                plan.failed.append(sequence)
+                continue
             if pending == 1:
                 decode_budget -= 1
             else:
-                prefill_budget -= count
-            plan.scheduled.append(Scheduled.chunk(sequence, count))
+                prefill_budget -= item.count
+            plan.scheduled.append(item)
         return prefill_budget
 
     def _grow(self, sequence: Sequence, plan: StepPlan) -> bool:

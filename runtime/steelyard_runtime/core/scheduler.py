@@ -5,7 +5,7 @@ Decides the life of a sequence from `add` to its end; called by the step thread 
 plans the step after one whose tokens are not known yet.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Tokens
 
 import msgspec
@@ -14,15 +14,15 @@ from steelyard_runtime.core.admission import Admission
 from steelyard_runtime.core.ahead import next_decode_step
 from steelyard_runtime.core.batch import StepPlan
 from steelyard_runtime.core.blocks import BlockManager
-from steelyard_runtime.core.finish import append_tokens
 from steelyard_runtime.core.landing import Landings
-from steelyard_runtime.core.limits import Aborted, Counters, SchedulerConfig
+from steelyard_runtime.core.limits import Aborted, Counters, SchedulerConfig, check_length
 from steelyard_runtime.core.prefix_cache import PrefixCache
+from steelyard_runtime.core.results import StepResults
 from steelyard_runtime.core.roles import Role
 from steelyard_runtime.core.running import RunningBatch
 from steelyard_runtime.core.sequence import Sequence, SequencePhase
 from steelyard_runtime.core.waiting import WaitingQueue
-from steelyard_runtime.errors import RequestError
+from steelyard_runtime.errors import ENDS_PROCESS, RequestError
 
 
 class Scheduler:
@@ -42,6 +42,7 @@ class Scheduler:
         )
         self._landings = Landings(config, blocks, self._prefixes)
         self._admission = Admission(config, blocks, self._prefixes, self._landings, self.counters)
+        self._results = StepResults(config.eos_token_ids, self._prefixes, self.counters)
         self._waiting = WaitingQueue()
         self._running = RunningBatch(config, blocks, self._waiting, self.counters)
         self._sequences: dict[str, Sequence] = {}
@@ -93,7 +94,7 @@ class Scheduler:
                 kind="server_error",
                 retry_after_seconds=config.retry_after_seconds,
             )
-        self._check_length(sequence)
+        check_length(sequence, config, self.max_sequence_tokens)
         if len(self._waiting) >= config.max_waiting_requests:
             raise RequestError(
                 f"The queue is full: {len(self._waiting)} requests wait, at most "
@@ -114,18 +115,22 @@ class Scheduler:
         self._sequences[sequence.request_id] = sequence
         self._waiting.insert(sequence)
 
-    def abort(self, request_id: str) -> Aborted | None:
+    def abort(self, request_id: str, *, distrusts_kv: bool = False) -> Aborted | None:
         """Drop a sequence and free its blocks; None where there is none.
 
-        Blocks of a running step are freed by its `commit`, landing ones by `settle`.
+        Blocks of a running step are freed by its `commit`, landing ones by `settle`. With
+        `distrusts_kv` no later sequence finds them in the prefix cache.
         """
         sequence = self._sequences.get(request_id)
         if sequence is None:
             return None
         landing = sequence.phase is SequencePhase.LANDING
         release = sequence.wants_remote
+        if distrusts_kv:
+            self.blocks.unpublish(sequence.block_ids)
         if landing:
-            self._landings.give_up(request_id)
+            if self._landings.give_up(request_id) is None:
+                self._free_blocks(sequence)  # it failed between its landing and the queue
         elif sequence.phase is SequencePhase.WAITING:
             self._waiting.remove(sequence)
             self._free_blocks(sequence)
@@ -146,6 +151,8 @@ class Scheduler:
             raise RuntimeError("schedule() was called before commit() of the last plan")
         plan = StepPlan()
         budget = self._running.schedule(plan, self.role)
+        self._drop_failed(plan.failed)
+        num_failed = len(plan.failed)
         if self._waiting:
             self._admission.run(
                 plan,
@@ -155,6 +162,7 @@ class Scheduler:
                 budget=budget,
                 may_allocate=not plan.preempted,
             )
+            self._drop_failed(plan.failed[num_failed:])
         self._planned += bool(plan.scheduled)
         return plan
 
@@ -184,27 +192,27 @@ class Scheduler:
         """Take in a step's results; return the sequences that ended, their blocks freed or leased.
 
         `sampled` holds the accepted tokens, at least one, of each sequence that reached its end
-        in this step and was not aborted since. Tokens after a sequence's end are dropped.
+        in this step and was not aborted since. Tokens after a sequence's end are dropped. What a
+        sequence raises ends it, with `finish_reason` "error" and its `error`.
         """
         self._committed += bool(plan.scheduled)
-        finished: list[Sequence] = []
+        ended: list[Sequence] = []
+        failed: list[Sequence] = []
         for item in plan.scheduled:
             sequence = item.sequence
             if sequence.phase is not SequencePhase.RUNNING:
                 continue  # aborted during the step, or ended by the one before
-            end = item.start + item.count
-            if end < sequence.num_tokens:
-                sequence.num_computed = end
-                self._prefixes.publish(sequence)
-                continue
-            self._take_tokens(sequence, end, sampled[sequence.request_id])
-            if sequence.finish_reason:
-                finished.append(sequence)
-        for sequence in finished:
-            self._finish(sequence)
+            tokens = sampled.get(sequence.request_id, ())
+            if not _attempt(sequence, self._results.take, item, tokens):
+                failed.append(sequence)
+            elif sequence.finish_reason:
+                ended.append(sequence)
+        failed += [each for each in ended if not _attempt(each, self._finish, each)]
+        self._drop_failed(failed)
+        ended += [each for each in failed if each not in ended]
         while self._held and self._held[0][0] <= self._committed:
             self.blocks.free(self._held.pop(0)[1])
-        return finished
+        return ended
 
     def landed(self, request_id: str) -> None:
         """The prompt's KV is here: the sequence runs from its last prompt position on."""
@@ -247,34 +255,18 @@ class Scheduler:
         """Take new sequences again."""
         self.draining = False
 
-    def _check_length(self, sequence: Sequence) -> None:
-        limit = self.max_sequence_tokens
-        if sequence.num_tokens + min(1, sequence.params.max_tokens) <= limit:
-            return
-        bound = "the model's length" if limit == self.config.max_model_len else "the KV cache"
-        raise RequestError(
-            f"The prompt has {sequence.num_tokens} tokens; with at least one token of output "
-            f"at most {limit} fit into {bound}.",
-            param="prompt",
-            code="context_length_exceeded",
-        )
-
-    def _take_tokens(self, sequence: Sequence, end: int, token_ids: Tokens[int]) -> None:
-        """Append accepted tokens to a sequence whose step reached its last token."""
-        if not sequence.is_prefilled:
-            sequence.is_prefilled = True
-            self.counters.prompt_tokens += sequence.num_prompt_tokens
-        appended = append_tokens(sequence, token_ids, self.config.eos_token_ids)
-        self.counters.generation_tokens += appended
-        # Positions of rejected draft tokens hold KV that nobody may find.
-        sequence.num_computed = min(end, sequence.num_tokens - bool(appended))
-        self._prefixes.publish(sequence)
+    def _drop_failed(self, sequences: Iterable[Sequence]) -> None:
+        for sequence in sequences:
+            aborted = self.abort(sequence.request_id)
+            if aborted is not None and aborted.cancel_pull:
+                self.settle(sequence.request_id)  # its pull was never begun
+            sequence.finish_reason = "error"
 
     def _finish(self, sequence: Sequence) -> None:
-        self._running.remove(sequence)
-        if sequence.export_kv:
+        if sequence.export_kv:  # first: it may raise
             num_blocks = self.config.blocks_for(sequence.num_prompt_tokens)
             self.blocks.lease(sequence.request_id, sequence.block_ids[:num_blocks])
+        self._running.remove(sequence)
         self._free_blocks(sequence)
         self._forget(sequence)
 
@@ -290,3 +282,14 @@ class Scheduler:
         else:
             self.blocks.free(sequence.block_ids)
         sequence.block_ids = []
+
+
+def _attempt(sequence: Sequence, work: Callable[..., None], *arguments: object) -> bool:
+    """Return whether the work went well; where not, `sequence.error` says why."""
+    try:
+        work(*arguments)
+    except ENDS_PROCESS:
+        raise
+    except BaseException as error:
+        sequence.error = error
+    return sequence.error is None

@@ -44,6 +44,7 @@ class Sequence:
     num_preemptions: int = 0
     wants_remote: bool = False  # a pull is still to be tried before this sequence may run
     finish_reason: str | None = None
+    error: BaseException | None = None  # why it ended, where `finish_reason` is "error"
     arrival_index: int = 0  # older sequences have smaller ones; set by the scheduler
     is_counted: bool = False  # its prefix-cache query is in the counters
     is_prefilled: bool = False  # its prompt's tokens are in the counters

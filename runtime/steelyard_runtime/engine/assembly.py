@@ -123,6 +123,7 @@ def assemble(
         ),
         transfer=transfer,
         eos_token_ids=eos_token_ids,
+        vocab_size=model.vocab_size,
         fingerprint=mark,
         clock_ns=time.monotonic_ns,
     )

@@ -10,11 +10,16 @@ from steelyard_runtime.engine.decode_graphs import DecodeGraphs
 from steelyard_runtime.engine.kv_pool import KVPool
 from steelyard_runtime.engine.step_tensors import forward_batch
 from steelyard_runtime.models.batch import ForwardBatch, Model
+from steelyard_runtime.sampling.likeliest import likeliest
 
 
 @dataclass(frozen=True, slots=True)
 class PendingTokens:
-    """The likeliest tokens of a step, on their way to the host."""
+    """The likeliest tokens of a step, on their way to the host.
+
+    What comes is `NOT_FINITE` for a row that has no likeliest token; on the device it is a token
+    that the next step can be fed with.
+    """
 
     device_tokens: Tensor  # (S,) int64
     _host: Tensor
@@ -23,11 +28,11 @@ class PendingTokens:
     @classmethod
     def of(cls, logits: Tensor) -> "PendingTokens":
         """Begin to copy the likeliest tokens of logits (S, V)."""
-        tokens = logits.argmax(dim=-1)
+        tokens, marked = likeliest(logits)
         if not tokens.is_cuda:
-            return cls(tokens, tokens, None)
+            return cls(tokens, marked, None)
         host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
-        host.copy_(tokens, non_blocking=True)
+        host.copy_(marked, non_blocking=True)
         arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
         arrived.record()
         return cls(tokens, host, arrived)
@@ -78,6 +83,13 @@ class ModelRunner:
                 batch = forward_batch(plan.scheduled, size, self.device, fed)
                 logits = self.model.forward(batch, self.pool.tensor)
             return PendingTokens.of(logits)
+
+    def is_usable(self) -> bool:
+        """Whether the device still computes after an error; on a GPU some errors stay for ever."""
+        try:
+            return bool(torch.ones(1, device=self.device).item())
+        except RuntimeError:
+            return False
 
     def record_graphs(self, max_sequences: int, max_context: int) -> None:
         """Record the decode step for batches of up to `max_sequences`, where the model allows it.

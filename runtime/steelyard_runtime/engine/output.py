@@ -1,7 +1,5 @@
 """What a sequence got in one step, as the HTTP process is told."""
 
-from typing import Any
-
 from torch import Tensor
 
 from steelyard_runtime.engine.request import LiveRequest
@@ -15,7 +13,6 @@ def output(
     raw_logits: Tensor | None,
     *,
     logits_at_ns: int,
-    kv_params: dict[str, Any] | None,
 ) -> Output:
     """Return the output; what belongs to the first one alone goes with it.
 
@@ -24,14 +21,14 @@ def output(
         first_new: index of the first new token.
         raw_logits: (V,) of the new token, where log probabilities are wanted.
         logits_at_ns: when they were there.
-        kv_params: of a finished prefill whose blocks are kept for a reader.
     """
     sequence = live.sequence
     new_tokens = sequence.tokens[first_new:]
     logprobs = None
     count = sequence.params.logprobs
     if count is not None and raw_logits is not None:
-        logprobs = [token_logprobs(raw_logits, token, count) for token in new_tokens]
+        # One row a step, so at most one token.
+        logprobs = token_logprobs(raw_logits.unsqueeze(0), new_tokens, count)
     first = not live.first_output_sent
     live.first_output_sent = True
     return Output(
@@ -44,5 +41,4 @@ def output(
         num_remote_tokens=sequence.num_remote_tokens if first else 0,
         scheduled_at_ns=live.scheduled_at_ns if first else 0,
         logits_at_ns=logits_at_ns,
-        kv_transfer_params=kv_params,
     )

@@ -5,6 +5,7 @@ from typing import Any
 
 from steelyard_runtime.core.batch import StepPlan
 from steelyard_runtime.core.scheduler import Scheduler
+from steelyard_runtime.engine.failure import CAUSES
 from steelyard_runtime.engine.step_sums import StepSums
 from steelyard_runtime.ipc.messages import EngineStats
 from steelyard_runtime.transfer.interface import Transfer
@@ -22,6 +23,7 @@ class Statistics:
         self.local_recomputes = 0
         self.pulls_landed = 0
         self.busy_seconds = 0.0
+        self.sequence_errors = dict.fromkeys(CAUSES, 0)
         config = scheduler.config
         self._steps = StepSums(
             scheduler.blocks.num_blocks * config.block_size,
@@ -71,6 +73,8 @@ class Statistics:
             "steelyard:local_recomputes": float(self.local_recomputes),
             "steelyard:busy_seconds": self.busy_seconds,
         }
+        for cause, count in self.sequence_errors.items():
+            counters[f'steelyard:sequence_errors{{cause="{cause}"}}'] = float(count)
         more_gauges, more_counters, observed = self._transfer.stats()
         for name, values in observed.items():
             self._observations.setdefault(name, []).extend(values)

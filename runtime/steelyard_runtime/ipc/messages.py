@@ -109,7 +109,6 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
     token_id: int
     logprob: float
-    rank: int
     top: list[tuple[int, float]]
 
 

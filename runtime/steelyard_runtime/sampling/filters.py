@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from steelyard_runtime.core.params import SamplingParams
+from steelyard_runtime.sampling.processors import LARGEST
 
 
 def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor | None, Tensor]:
@@ -20,16 +21,20 @@ def candidates(logits: Tensor, params: SamplingParams) -> tuple[Tensor | None, T
     Returns:
         ids (C,) int64 in ascending order, or None for all V; probabilities (C,) or (V,) float32.
     """
-    probabilities = torch.softmax(logits / params.temperature, dim=-1)
+    # Infinity minus infinity is not a number: a low temperature may not make one.
+    scaled = (logits / params.temperature).clamp_(max=LARGEST)
+    probabilities = torch.softmax(scaled, dim=-1)
     ids: Tensor | None = None
     if params.min_p > 0.0:
-        keep = probabilities >= params.min_p * probabilities.max()
+        keep = probabilities >= min(params.min_p, 1.0) * probabilities.max()
         ids, probabilities = _select(ids, probabilities, keep.nonzero().flatten())
     if 0 < params.top_k < probabilities.shape[0]:
         top = torch.topk(probabilities, params.top_k).indices
         ids, probabilities = _select(ids, probabilities, top.sort().values)
     if params.top_p < 1.0:
-        ids, probabilities = _select(ids, probabilities, _nucleus(probabilities, params.top_p))
+        ids, probabilities = _select(
+            ids, probabilities, _nucleus(probabilities, max(params.top_p, 0.0))
+        )
     return ids, probabilities
 
 

@@ -63,6 +63,7 @@ COUNTERS = {
     "steelyard:local_recomputes": "Prompts recomputed after a failed pull.",
     "steelyard:leases": "Leases of exported blocks that ended, by reason.",
     "steelyard:ignored_request_fields": "Unknown fields of request bodies.",
+    "steelyard:sequence_errors": "Sequences that failed in the engine, by cause.",
     "steelyard:busy_seconds": "Seconds that the engine spent in steps.",
 }
 

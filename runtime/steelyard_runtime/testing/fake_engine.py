@@ -256,7 +256,7 @@ class FakeEngine:
 
 def _logprobs(token_id: int, count: int) -> TokenLogprobs:
     top = [(token_id, -0.5), *((other, -1.0 - other) for other in range(count))]
-    return TokenLogprobs(token_id, -0.5, 1, top[:count])
+    return TokenLogprobs(token_id, -0.5, top[:count])
 
 
 async def main() -> int:

@@ -103,6 +103,7 @@ class Transfer(Protocol):
 
         `num_tokens` is the prompt length that this worker counted. With no `block_ids` (a full
         local hit) the prefill worker is only told that its blocks are free; `PullDone` follows.
+        A call that raises has begun nothing.
         """
         ...
 

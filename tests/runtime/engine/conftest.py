@@ -1,6 +1,6 @@
 """An engine whose model is arithmetic, and a transfer that does what the test says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,8 @@ from steelyard_runtime.core.scheduler import Scheduler
 from steelyard_runtime.engine.engine import Engine
 from steelyard_runtime.ipc.messages import Output, RemotePrefill
 from steelyard_runtime.structured.grammar import GrammarCompiler
+from steelyard_runtime.testing.tiny_checkpoint import write_tiny_checkpoint
+from steelyard_runtime.testing.undisturbed import Streams
 from steelyard_runtime.transfer.interface import TransferEvent
 
 VOCABULARY = 64
@@ -33,6 +35,10 @@ class ArithmeticRunner:
 
     def __init__(self) -> None:
         self.plans: list[StepPlan] = []
+
+    def is_usable(self) -> bool:
+        """Arithmetic always works."""
+        return True
 
     def run(self, plan: StepPlan) -> Tensor:
         """Return one row a wanted position."""
@@ -170,6 +176,7 @@ class Rig:
             compiler=GrammarCompiler(self._no_vocabulary),
             transfer=self.transfer,
             eos_token_ids=frozenset({END}),
+            vocab_size=VOCABULARY,
             fingerprint="f" * 64,
             clock_ns=self._clock_ns,
         )
@@ -223,3 +230,13 @@ def expected_tokens() -> Callable[[list[int], int], list[int]]:
         return tokens[len(prompt) :]
 
     return generate
+
+
+@pytest.fixture(scope="session")
+def streams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Streams]:
+    """A real engine with a tiny model; what eight streams get of it is known."""
+    path = tmp_path_factory.mktemp("tiny")
+    write_tiny_checkpoint(path)
+    made = Streams(str(path))
+    yield made
+    made.rig.close()

@@ -174,6 +174,7 @@ def an_engine(path: Path, device: torch.device, *, ahead: bool) -> Engine:
         compiler=GrammarCompiler(lambda: GrammarVocabulary("", 0, ())),
         transfer=transfer,
         eos_token_ids=frozenset(),
+        vocab_size=VOCABULARY,
         fingerprint="",
         clock_ns=time.monotonic_ns,
     )
