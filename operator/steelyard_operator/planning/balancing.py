@@ -30,12 +30,14 @@ from steelyard_operator.planning.bounding import (
     wake_up,
 )
 from steelyard_operator.planning.split import WantedSplit
+from steelyard_operator.planning.untrusted import MOST
 
 COLD_START_SECONDS = 60.0  # until one has been seen
 REALISED_AFTER = timedelta(minutes=5)
 # Nothing is known of a worker's speed, and while nothing arrives nothing need be.
 ANY = Capacity(1.0, 0.0, 1.0, 0.0, 0.0, 1, 1)
 REMEMBERED_PROCESSES = 1_024
+DEAREST = 999_999_999.0
 # How much of what is known of prefix caches stays in a second: half of it is a minute old.
 CACHE_MEMORY = 0.5 ** (1 / 60)
 
@@ -198,10 +200,10 @@ def _told(
             message=wanted.message,
             inputs=DecisionInputs(
                 workers=Workers(prefill=facts.workers.prefill, decode=facts.workers.decode),
-                requests_per_minute=round(60 * demand.requests) if demand else 0,
-                input_tokens_per_second=round(demand.input_tokens) if demand else 0,
-                output_tokens_per_second=round(demand.output_tokens) if demand else 0,
-                queued_requests=came.backlog,
+                requests_per_minute=_told_count(60 * demand.requests if demand else 0),
+                input_tokens_per_second=_told_count(demand.input_tokens if demand else 0),
+                output_tokens_per_second=_told_count(demand.output_tokens if demand else 0),
+                queued_requests=_told_count(came.backlog),
             ),
             target=target,
             predicted=expected,
@@ -252,15 +254,21 @@ def _realised(service: InferenceService, balance: Balance, now: datetime) -> tup
     )
 
 
+def _told_count(number: float) -> int:
+    """Return a count as a status can tell it."""
+    return round(min(number, MOST))
+
+
 def milliseconds(seconds: float | None) -> int | None:
     """Return whole milliseconds, at least 1; None where there is no number."""
     if seconds is None or not math.isfinite(seconds):
         return None
-    return max(1, round(seconds * 1000))
+    return min(MOST, max(1, round(seconds * 1000)))
 
 
 def dollars(amount: float) -> str:
-    """Return a price as the API writes it: three digits that count."""
+    """Return a price as the API writes it: three digits that count, nine before the point."""
+    amount = min(amount, DEAREST)
     if amount <= 0:
         return "0"
     digits = 2 if amount >= 1 else min(9, 2 - math.floor(math.log10(amount)))

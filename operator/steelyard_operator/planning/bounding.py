@@ -10,6 +10,7 @@ from steelyard_operator.planning.desiring import worker_slots
 
 # Where a resource names no objective: what people who read along do not mind.
 TTFT_SECONDS, TPOT_SECONDS = 2.0, 0.1
+LONGEST_NUMBER = 10  # digits
 MAX_SEQUENCES_FLAG = "--max-num-seqs"  # of vLLM and of our engine
 
 
@@ -74,7 +75,7 @@ def max_sequences(service: InferenceService) -> int | None:
     """
     words = [word for each in service.spec.runtime.extra_args for word in each.split("=", 1)]
     for flag, value in pairwise(words):
-        if flag == MAX_SEQUENCES_FLAG and value.isdigit():
+        if flag == MAX_SEQUENCES_FLAG and value.isdecimal() and len(value) < LONGEST_NUMBER:
             return int(value)
     return None
 

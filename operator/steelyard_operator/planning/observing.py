@@ -6,6 +6,7 @@ somebody else's.
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any
 
 from steelyard_operator.api.names import (
@@ -20,8 +21,13 @@ from steelyard_operator.api.names import (
     Role,
 )
 from steelyard_operator.planning.observed import Pod, Revision, Router
+from steelyard_operator.planning.untrusted import MOST
 
 EPOCH = datetime.fromtimestamp(0, UTC)
+LAST_YEAR = 9000
+LONGEST_NUMBER = 10  # digits
+LONGEST_TEXT = 1000
+"""Of what kubelet, scheduler or container say; kept for each pod, told in a status."""
 ROLE_LABELS = {PREFILL_LABEL: Role.PREFILL, DECODE_LABEL: Role.DECODE}
 
 
@@ -51,17 +57,17 @@ def pod_record(raw: Mapping[str, Any]) -> Pod:
         ready_changed_at=moment(ready.get("lastTransitionTime")),
         deleting=meta.get("deletionTimestamp") is not None,
         scheduled=bool(node),
-        unschedulable=str(scheduled.get("message", ""))
+        unschedulable=_text(scheduled.get("message", ""))
         if not node and scheduled.get("reason") == "Unschedulable"
         else None,
         waiting_reason=waiting[0],
-        waiting_message=waiting[1],
+        waiting_message=_text(waiting[1]),
         crash_looping_since=_crashed_at(status),
         restarts=sum(_number(each.get("restartCount")) for each in _containers(status)),
         finished_at=_finished_at(status, meta),
-        failure_message=_failure(status),
+        failure_message=_text(_failure(status)),
         node=str(node) if node else None,
-        ip=status.get("podIP"),
+        ip=_address(status.get("podIP")),
     )
 
 
@@ -90,7 +96,7 @@ def router_record(deployment: Mapping[str, Any]) -> Router:
         failed = condition.get("type") == "ReplicaFailure" and condition.get("status") == "True"
         stuck = condition.get("type") == "Progressing" and condition.get("status") == "False"
         if failed or stuck:
-            message = str(condition.get("message", ""))
+            message = _text(condition.get("message", ""))
     return Router(
         replicas=replicas,
         ready=_number(status.get("readyReplicas")),
@@ -117,6 +123,8 @@ def moment(text: object) -> datetime | None:
         found = datetime.fromisoformat(text)
     except ValueError:
         return None
+    if not EPOCH.year <= found.year <= LAST_YEAR:
+        return None  # An annotation is anybody's; a deadline after it must still be a date.
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
@@ -132,13 +140,32 @@ def _items(raw: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 
 def _number(value: object) -> int:
     if isinstance(value, int):
-        return value
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else 0
+        return min(value, MOST)
+    return min(_digits(value), MOST) if isinstance(value, str) else 0
+
+
+def _digits(text: str) -> int:
+    """Return a number of at most ten digits, or 0."""
+    good = text.isascii() and text.isdigit() and len(text) <= LONGEST_NUMBER
+    return int(text) if good else 0
+
+
+def _text(value: object) -> str:
+    return str(value)[:LONGEST_TEXT]
+
+
+def _address(value: object) -> str | None:
+    """Return an IP address; a name would be looked up, and might lead anywhere."""
+    try:
+        return str(ip_address(value)) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def _slot(name: str) -> int:
     number = name.rpartition("-")[2]
-    return int(number) if number.isascii() and number.isdigit() else -1
+    good = number.isascii() and number.isdigit() and len(number) <= LONGEST_NUMBER
+    return int(number) if good else -1
 
 
 def _containers(status: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

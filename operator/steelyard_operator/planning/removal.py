@@ -4,7 +4,7 @@ The order is: not ready before ready, old before current, least in flight, young
 goes only while enough ready ones stay, and never so that a side waits without a compatible peer.
 """
 
-from collections.abc import Iterator
+from collections import Counter
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.planning.backoff import failing
@@ -61,7 +61,8 @@ def _replaced(
 ) -> list[Pod]:
     """The old pods that may go: a Deployment's rules, and peers that fit."""
     wanted, bad = want.replicas(role), new_is_bad(role, seen, want.revision(role))
-    ready_new = sum(1 for pod in new if pod.ready and pod not in leaving)
+    gone = {pod.uid for pod in leaving}
+    ready_new = sum(1 for pod in new if pod.ready and pod.uid not in gone)
     ready_old = sum(1 for pod in old if pod.ready)
     # A revision that does not start costs no worker that does.
     spare = ready_old - wanted if bad else ready_old + ready_new - wanted + want.max_unavailable
@@ -70,13 +71,15 @@ def _replaced(
     # decode then reads its prompts itself.
     alone = blocked or want.max_surge == 0
     chosen: list[Pod] = []
+    peers = _Peers(seen)
     for pod in old:
         if not pod.ready:
             if not bad and len(old) + len(new) - len(leaving) - len(chosen) > wanted:
                 chosen.append(pod)
-        elif spare > 0 and (alone or _pairs_without(pod, role, seen, chosen)):
+        elif spare > 0 and (alone or peers.pair_without(pod, role)):
             spare -= 1
             chosen.append(pod)
+            peers.lose(pod)
     return chosen
 
 
@@ -92,23 +95,29 @@ def _order(pod: Pod, seen: Observed, current: str) -> tuple[bool, bool, int, flo
     return (pod.ready, pod.revision == current, in_flight, -pod.created_at.timestamp())
 
 
-def _pairs_without(pod: Pod, role: Role, seen: Observed, chosen: list[Pod]) -> bool:
-    """Whether every worker of the other role still has a peer that it can exchange KV with."""
-    if pod.fingerprint is None:
-        return True
-    gone = {each.uid for each in chosen} | {pod.uid}
-    stay = [p for p in seen.pods if p.ready and p.roles and not p.deleting and p.uid not in gone]
-    same = [p for p in stay if p.fingerprint == pod.fingerprint]
-    if any(role in peer.roles for peer in same):
-        return True
-    waiting = [peer for peer in same if OTHER[role] in peer.roles]
-    return not waiting or any(_complete(stay, print_) for print_ in _others(stay, pod))
+class _Peers:
+    """How many ready workers there are of each fingerprint and role: a role may have thousands."""
 
+    def __init__(self, seen: Observed) -> None:
+        self._counts = Counter(
+            (pod.fingerprint, role)
+            for pod in seen.pods
+            if pod.ready and not pod.deleting
+            for role in pod.roles
+        )
 
-def _others(stay: list[Pod], pod: Pod) -> Iterator[str]:
-    yield from {p.fingerprint for p in stay if p.fingerprint and p.fingerprint != pod.fingerprint}
+    def lose(self, pod: Pod) -> None:
+        """Count a ready pod no more."""
+        self._counts.subtract((pod.fingerprint, role) for role in pod.roles)
 
-
-def _complete(stay: list[Pod], fingerprint: str) -> bool:
-    roles = {role for p in stay if p.fingerprint == fingerprint for role in p.roles}
-    return {Role.PREFILL, Role.DECODE} <= roles
+    def pair_without(self, pod: Pod, role: Role) -> bool:
+        """Whether every worker of the other role still has a peer to exchange KV with."""
+        own, other = pod.fingerprint, OTHER[role]
+        if own is None or self._counts[own, role] > (role in pod.roles):
+            return True
+        waiting = self._counts[own, other] > (other in pod.roles)
+        return not waiting or any(
+            self._counts[each, role] > 0 and self._counts[each, other] > 0
+            for each in {each for each, _ in self._counts}
+            if each and each != own
+        )

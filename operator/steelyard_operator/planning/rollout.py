@@ -6,6 +6,7 @@ for a revision that does not start. `paused` holds the change, repair goes on.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.planning.desired import Desired
@@ -16,7 +17,7 @@ from steelyard_operator.planning.removal import new_is_bad
 def creations(
     role: Role, want: Desired, seen: Observed, places: Sequence[Pod], resumed: int
 ) -> Iterator[tuple[str, str]]:
-    """Yield (revision, reason) of each worker that may be made now.
+    """Yield (revision, reason) of each worker that may be made now; there may be very many.
 
     Args:
         role: PREFILL or DECODE.
@@ -33,15 +34,15 @@ def creations(
         # A worker that is lost meanwhile gets the template that the others serve with; one that
         # does not start fills no place.
         good = [p for p in places if p.revision != current or p.ready or not bad]
-        yield from [(kept, "Repaired")] * max(0, wanted - len(good) - resumed)
+        yield from repeat((kept, "Repaired"), max(0, wanted - len(good) - resumed))
         return
     have = len(places) + resumed
     missing = max(0, wanted - have)
-    yield from [(current, "Created")] * missing
+    yield from repeat((current, "Created"), missing)
     fresh = len(places) - len(old) + missing + resumed
     surge = min(wanted - fresh, want.max_surge - max(0, have + missing - wanted))
     if old:
-        yield from [(current, "RollingOut")] * max(0, surge)
+        yield from repeat((current, "RollingOut"), max(0, surge))
 
 
 def _kept_revision(role: Role, seen: Observed, current: str) -> str | None:

@@ -3,11 +3,12 @@
 A pod keeps its slot until it is gone from the API server, as it keeps its accelerator; unique names
 then bound the pods whatever a stale cache says. A pod from before a budget was set or lowered may
 have a number beyond it: for each such pod a slot stays free, the highest ones, so that stale caches
-agree on which.
+agree on which. A budget may be far larger than what there is: slots are counted, never listed.
 """
 
 import itertools
 from collections.abc import Iterator
+from itertools import islice
 
 from steelyard_operator.planning.desired import Desired
 from steelyard_operator.planning.observed import Observed
@@ -19,6 +20,7 @@ def free_slots(want: Desired, seen: Observed) -> Iterator[int]:
     if want.slots is None:
         yield from (slot for slot in itertools.count() if slot not in taken)
         return
-    free = [slot for slot in range(want.slots) if slot not in taken]
+    inside = sum(0 <= slot < want.slots for slot in taken)
     beyond = sum(pod.slot >= want.slots for pod in seen.pods)
-    yield from free[: max(0, len(free) - beyond)]
+    left = max(0, want.slots - inside - beyond)
+    yield from islice((slot for slot in range(want.slots) if slot not in taken), left)

@@ -7,7 +7,10 @@ so the objective says how many sequences a worker may have.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count as count_from
+from itertools import islice
 
 from steelyard_operator.planning.balance.signals import Objectives
 
@@ -78,8 +81,11 @@ def prefill_workers(demand: Demand, capacity: Capacity, objectives: Objectives) 
     load = capacity.prefill(demand.input_tokens, demand.requests)
     allowed = objectives.ttft_seconds - 2 * own  # The request itself, and the first decode step.
     late = 1 - objectives.percentile
-    for count in range(max(1, math.ceil(load)), MOST_WORKERS):
-        if count > load and _waits_longer(count, load, max(allowed, 0.0) / service) <= late:
+    services = max(allowed, 0.0) / service
+    if load >= MOST_WORKERS:
+        return MOST_WORKERS
+    for count, busy in enumerate(islice(_erlang_c_of_each(load), MOST_WORKERS - 1), 1):
+        if count > load and busy * math.exp(-(count - load) * services) <= late:
             return count
     return MOST_WORKERS
 
@@ -131,13 +137,14 @@ def _prefill_seconds(demand: Demand, capacity: Capacity) -> tuple[float, float]:
     return own, own * (1 + demand.spread) / 2
 
 
-def _waits_longer(count: int, load: float, services: float) -> float:
-    """Return the share of requests that wait longer than `services` mean service times."""
-    return _erlang_c(count, load) * math.exp(-(count - load) * services)
-
-
 def _erlang_c(count: int, load: float) -> float:
-    blocking = 1.0  # Erlang B, by its recursion.
-    for servers in range(1, count + 1):
+    """Return the share of requests that wait where so many workers are busy for `load` of them."""
+    return next(islice(_erlang_c_of_each(load), count - 1, None))
+
+
+def _erlang_c_of_each(load: float) -> Iterator[float]:
+    """Yield the share of requests that wait for 1, 2, 3 ... workers; 1: they do not keep up."""
+    blocking = 1.0  # Erlang B, by its recursion: each number of workers from the one before.
+    for servers in count_from(1):
         blocking = load * blocking / (servers + load * blocking)
-    return blocking / (1 - load / count * (1 - blocking))
+        yield blocking / (1 - load / servers * (1 - blocking)) if servers > load else 1.0
