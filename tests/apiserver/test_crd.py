@@ -42,6 +42,26 @@ def alike(field: str) -> str:
     return f"`{field}` of `prefill` and `decode` must be equal when `rebalancing.flip` is 'Enabled'"
 
 
+def role(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of both roles, which must be alike."""
+    return {"prefill": fields, "decode": fields}
+
+
+def nested(where: tuple[str, ...], value: Any) -> dict[str, Any]:
+    """A value inside of objects of these names."""
+    for name in reversed(where):
+        value = {name: value}
+    return dict(value)
+
+
+LONG = "x" * 1024
+MAPS = (
+    ("resources", "requests"),
+    ("resources", "limits"),
+    ("podTemplate", "metadata", "labels"),
+    ("podTemplate", "metadata", "annotations"),
+    ("podTemplate", "spec", "nodeSelector"),
+)
 ALONE = "`replicas` may not be given with `minReplicas`, `maxReplicas` or `initialReplicas`"
 START = "`initialReplicas` must be from `minReplicas` to `maxReplicas`"
 WHOLE = "`minReplicas` and `maxReplicas` must be given together"
@@ -93,10 +113,7 @@ REFUSED = {
         {"rollout": {"maxUnavailable": 0, "maxSurge": 0}},
         "`maxUnavailable` and `maxSurge` must not both be 0",
     ),
-    "roles with different resources": (
-        {"prefill": {"resources": GPU}},
-        alike("resources"),
-    ),
+    "roles with different resources": ({"prefill": {"resources": GPU}}, alike("resources")),
     "roles with different ranks": (
         {"decode": {"tensorParallel": 2}},
         alike("tensorParallel"),
@@ -115,6 +132,30 @@ REFUSED = {
         'Unsupported value: "Other": supported values: "Native", "VLLM"',
     ),
     "negative number": ({"prefill": {"replicas": -1}}, "should be greater than or equal to 0"),
+    "more workers than any service has": (
+        {"prefill": {"replicas": 2**31 - 1}},
+        "spec.prefill.replicas in body should be less than or equal to 4096",
+    ),
+    "more accelerators than any service has": (
+        {"capacity": {"maxAccelerators": 2**31 - 1}},
+        "should be less than or equal to 16384",
+    ),
+    "much text for the engine": (
+        {"runtime": {"env": [{"name": "A", "value": "x" * 32_768}]}},
+        "`extraArgs` and `env` must have at most 32768 characters together",
+    ),
+    "much text for the pods": (
+        role({"podTemplate": {"metadata": {"annotations": {str(n): LONG for n in range(32)}}}}),
+        "`podTemplate` must have at most 32768 characters in labels, annotations, `nodeSelector` "
+        "and variables together",
+    ),
+    **{
+        f"a long key in {where[-1]}": (
+            role(nested(where, {"k" * 318: "1"})),
+            f"`{where[-1]}` must have keys of at most 317 characters",
+        )
+        for where in MAPS
+    },
     "price without quotes": ({"cost": {"acceleratorHourly": 0.1}}, "must be of type string"),
 }
 

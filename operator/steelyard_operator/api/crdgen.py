@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from steelyard_operator.api.meta import rules
 from steelyard_operator.api.names import CATEGORY, GROUP, KIND, PLURAL, SHORT_NAME, VERSION
 from steelyard_operator.api.v1alpha1 import InferenceService
 
@@ -21,6 +22,8 @@ KEPT = {
     *("minimum", "maximum", "minLength", "maxLength", "minItems", "maxItems"),
     *("minProperties", "maxProperties"),
 }
+# What every item or every value is.
+PLACES = {"items": "[]", "additionalProperties": ".*"}
 # Pydantic's words for people, and for fields that are unknown: Kubernetes prunes those.
 DROPPED = {"title", "additionalProperties"}
 
@@ -124,10 +127,10 @@ def structural(raw: Schema, definitions: Schema, path: str, inside: tuple[str, .
                 name: structural(inner, definitions, f"{path}.{name}", inside)
                 for name, inner in value.items()
             }
-        elif key == "items":
-            schema[key] = structural(value, definitions, f"{path}[]", inside)
-        elif key == "additionalProperties" and isinstance(value, dict):
-            schema[key] = structural(value, definitions, f"{path}.*", inside)
+        elif key in PLACES and isinstance(value, dict):
+            schema[key] = structural(value, definitions, path + PLACES[key], inside)
+        elif key == "propertyNames":
+            schema |= _about_keys(value, path)
         elif key == "const":
             schema["enum"] = [value]
         elif key not in DROPPED and key != "$defs":
@@ -147,6 +150,15 @@ def _without_null(raw: Schema, path: str) -> Schema:
         del outer["default"]
     choice: Schema = choices[0]
     return choice | outer
+
+
+def _about_keys(raw: Schema, path: str) -> Schema:
+    """Return the rule that bounds a map's keys: a structural schema has no word for it."""
+    if set(raw) != {"maxLength"}:
+        raise InexpressibleError(f"{path}: keys can have nothing but a longest length")
+    most, field = raw["maxLength"], path.rpartition(".")[2]
+    sentence = f"`{field}` must have keys of at most {most} characters"
+    return rules((f"self.all(key, size(key) <= {most})", sentence))
 
 
 def _finished(schema: Schema, path: str) -> Schema:

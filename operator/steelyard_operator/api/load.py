@@ -20,6 +20,7 @@ from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.errors import UserError
 
 Location = Sequence[str | int]
+LONGEST_GIVEN = 120
 
 # pydantic says these in its own terms; the sentence says them in the file's.
 EXPECTED_TYPES = {
@@ -108,13 +109,19 @@ def _sentence(detail: ErrorDetails) -> str:
     if kind == "value_error":
         return f"{path and f'`{path}`: '}{context['error']}"
     if kind in ("literal_error", "enum"):
-        return f"`{path}` must be {context['expected']}, got {given!r}"
+        return f"`{path}` must be {context['expected']}, got {_shown(given)}"
     if kind == "string_pattern_mismatch":
-        return f"`{path}` must be {PATTERN_WORDS[context['pattern']]}, got {given!r}"
+        return f"`{path}` must be {PATTERN_WORDS[context['pattern']]}, got {_shown(given)}"
     if kind in EXPECTED_TYPES:
-        return f"`{path}` must be {EXPECTED_TYPES[kind]}, got {given!r}"
+        return f"`{path}` must be {EXPECTED_TYPES[kind]}, got {_shown(given)}"
     message = detail["msg"][:1].lower() + detail["msg"][1:]
-    return f"`{path}` {message.replace('input should', 'must')}, got {given!r}"
+    return f"`{path}` {message.replace('input should', 'must')}, got {_shown(given)}"
+
+
+def _shown(given: object) -> str:
+    """Return what was given as a sentence can hold it."""
+    text = repr(given)
+    return text if len(text) <= LONGEST_GIVEN else f"{text[:LONGEST_GIVEN]}..."
 
 
 def _unknown_field(location: Location) -> str:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
+from steelyard_operator.api.maxima import Key
 from steelyard_operator.api.names import MAX_NAME_CHARACTERS
 
 DECIMAL_PATTERN = r"^[0-9]{1,9}(\.[0-9]{1,9})?$"
@@ -73,7 +74,7 @@ Text = Annotated[str, Field(max_length=1024)]
 ObjectName = Annotated[str, Field(min_length=1, max_length=253)]
 """The name of another object."""
 
-StringMap = Annotated[dict[str, Text], Field(max_length=64)]
+StringMap = Annotated[dict[Key, Text], Field(max_length=64)]
 """Labels, annotations and the like."""
 
 ServiceName = Annotated[
@@ -161,8 +162,8 @@ class EnvironmentVariable(ApiModel):
 class ResourceRequirements(ApiModel):
     """Compute resources of one container, as in a pod."""
 
-    requests: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
+    requests: Annotated[dict[Key, Quantity], Field(max_length=16)] = {}
     """requests is what the scheduler sets aside."""
 
-    limits: Annotated[dict[str, Quantity], Field(max_length=16)] = {}
+    limits: Annotated[dict[Key, Quantity], Field(max_length=16)] = {}
     """limits is what the container may use at most."""

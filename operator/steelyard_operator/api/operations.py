@@ -4,14 +4,19 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from steelyard_operator.api.maxima import (
+    Accelerators,
+    ObjectiveMilliseconds,
+    RatioPercent,
+    Replicas,
+    Time,
+)
 from steelyard_operator.api.meta import (
     CURRENCY_PATTERN,
     ApiModel,
     DecimalString,
-    Int32,
-    PositiveInt32,
     rules,
 )
 
@@ -37,10 +42,10 @@ class RebalancingMode(StrEnum):
 class ObjectivesSpec(ApiModel):
     """The latencies that the service keeps."""
 
-    ttft_milliseconds: PositiveInt32 | None = None
+    ttft_milliseconds: ObjectiveMilliseconds | None = None
     """ttftMilliseconds is the objective for the time to the first token."""
 
-    tpot_milliseconds: PositiveInt32 | None = None
+    tpot_milliseconds: ObjectiveMilliseconds | None = None
     """tpotMilliseconds is the objective for the time per output token after the first."""
 
     percentile: Annotated[int, Field(strict=True, ge=1, le=99)] = 95
@@ -60,13 +65,13 @@ class CapacitySpec(ApiModel):
         )
     )
 
-    max_accelerators: PositiveInt32 | None = None
+    max_accelerators: Accelerators | None = None
     """maxAccelerators is never exceeded, whatever else is asked; on a CPU a worker counts 1."""
 
-    min_prefill_per_decode_percent: PositiveInt32 | None = None
+    min_prefill_per_decode_percent: RatioPercent | None = None
     """minPrefillPerDecodePercent is the lowest ratio of prefill to decode workers."""
 
-    max_prefill_per_decode_percent: PositiveInt32 | None = None
+    max_prefill_per_decode_percent: RatioPercent | None = None
     """maxPrefillPerDecodePercent is the highest ratio of prefill to decode workers."""
 
     @model_validator(mode="after")
@@ -118,10 +123,10 @@ class RolloutSpec(ApiModel):
         )
     )
 
-    max_unavailable: Int32 = 0
+    max_unavailable: Replicas = 0
     """maxUnavailable is how many workers of a role may be missing while workers are replaced."""
 
-    max_surge: Int32 = 1
+    max_surge: Replicas = 1
     """maxSurge is how many workers of a role there may be beyond its number, inside
     capacity.maxAccelerators."""
 
@@ -135,7 +140,7 @@ class RolloutSpec(ApiModel):
     """pendingDeadlineSeconds is how long a pod may wait for a node before its plan is rolled
     back."""
 
-    restarted_at: AwareDatetime | None = None
+    restarted_at: Time | None = None
     """restartedAt replaces all workers once whenever it is changed; a time."""
 
     paused: Switch = Switch.DISABLED

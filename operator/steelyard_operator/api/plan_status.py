@@ -7,8 +7,9 @@ are read off the pods.
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
+from steelyard_operator.api.maxima import Time
 from steelyard_operator.api.meta import ATOMIC, ApiModel, Int32, Int64, ObjectName, Text
 
 
@@ -66,11 +67,11 @@ class PlanStatus(ApiModel):
     pods: Annotated[list[ObjectName], Field(max_length=1024, json_schema_extra=ATOMIC)] = []
     """pods are the uids of the workers that change their role."""
 
-    start_time: AwareDatetime
+    start_time: Time
     """startTime is when the plan was written."""
 
-    deadline_time: AwareDatetime
+    deadline_time: Time
     """deadlineTime is when the plan is rolled back."""
 
-    end_time: AwareDatetime | None = None
+    end_time: Time | None = None
     """endTime is when the plan was completed or rolled back."""

@@ -4,19 +4,20 @@ Every other field of a pod is the operator's. Lists of containers are merged by 
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
+from steelyard_operator.api.maxima import MOST_TEXT, PositiveReplicas
 from steelyard_operator.api.meta import (
     ATOMIC,
     ApiModel,
     EnvironmentVariable,
     Names,
     ObjectName,
-    PositiveInt32,
     StringMap,
     keyed_by,
+    rules,
 )
 
 
@@ -61,7 +62,7 @@ class Toleration(ApiModel):
 class TopologySpreadConstraint(ApiModel):
     """One way to spread a service's workers; the operator adds their labels."""
 
-    max_skew: PositiveInt32 = 1
+    max_skew: PositiveReplicas = 1
     """maxSkew is the largest difference in workers between two topologies."""
 
     topology_key: Annotated[str, Field(min_length=1, max_length=317)]
@@ -135,11 +136,46 @@ class PodOverrides(ApiModel):
     """containers are merged by name into the operator's."""
 
 
+TEMPLATE_TEXT = (
+    f"`podTemplate` must have at most {MOST_TEXT} characters in labels, annotations, "
+    "`nodeSelector` and variables together"
+)
+
+
+def _of_map(field: str) -> str:
+    return f"(has({field}) ? {field}.map(k, size(k) + size({field}[k])).sum() : 0)"
+
+
 class PodTemplate(ApiModel):
     """What the workers' pods have beyond what the operator gives them."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                f"(has(self.metadata) ? {_of_map('self.metadata.labels')} + "
+                f"{_of_map('self.metadata.annotations')} : 0) + (has(self.spec) ? "
+                f"{_of_map('self.spec.nodeSelector')} + (has(self.spec.containers) ? "
+                "self.spec.containers.map(c, has(c.env) ? "
+                "c.env.map(e, size(e.name) + (has(e.value) ? size(e.value) : 0)).sum() : 0).sum() "
+                f": 0) : 0) <= {MOST_TEXT}",
+                TEMPLATE_TEXT,
+            ),
+        )
+    )
 
     metadata: PodMetadata = PodMetadata()
     """metadata is added to the pods' metadata."""
 
     spec: PodOverrides = PodOverrides()
     """spec is added to the pods' specification."""
+
+    @model_validator(mode="after")
+    def _text_fits(self) -> Self:
+        given = self.metadata.labels, self.metadata.annotations, self.spec.node_selector
+        texts = [text for one in given for text in (*one, *one.values())]
+        texts += [
+            text for c in self.spec.containers for one in c.env for text in (one.name, one.value)
+        ]
+        if sum(map(len, texts)) > MOST_TEXT:
+            raise ValueError(f"{TEMPLATE_TEXT}, got {sum(map(len, texts))}")
+        return self

@@ -4,11 +4,10 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from steelyard_operator.api.maxima import PositiveReplicas, Replicas
 from steelyard_operator.api.meta import (
     ApiModel,
-    Int32,
     ObjectName,
-    PositiveInt32,
     ResourceRequirements,
     rules,
 )
@@ -47,16 +46,16 @@ class RoleSpec(ApiModel):
         )
     )
 
-    replicas: Int32 | None = None
+    replicas: Replicas | None = None
     """replicas is a fixed number of workers; may not be given with minReplicas or maxReplicas."""
 
-    min_replicas: Int32 | None = None
+    min_replicas: Replicas | None = None
     """minReplicas is the fewest workers that the planner may choose."""
 
-    max_replicas: PositiveInt32 | None = None
+    max_replicas: PositiveReplicas | None = None
     """maxReplicas is the most workers that the planner may choose."""
 
-    initial_replicas: Int32 | None = None
+    initial_replicas: Replicas | None = None
     """initialReplicas is the number to start with; minReplicas where it is not given."""
 
     resources: ResourceRequirements = ResourceRequirements()

@@ -6,8 +6,9 @@ Nothing here changes faster than every 30 seconds unless its meaning changed.
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
+from steelyard_operator.api.maxima import Time
 from steelyard_operator.api.meta import (
     ATOMIC,
     CURRENCY_PATTERN,
@@ -63,7 +64,7 @@ class Condition(ApiModel):
     observed_generation: Int64 = 0
     """observedGeneration is the generation of the resource that this was found for."""
 
-    last_transition_time: AwareDatetime
+    last_transition_time: Time
     """lastTransitionTime is when status changed last."""
 
     reason: Reason
@@ -175,7 +176,7 @@ class Outcome(ApiModel):
 class Decision(ApiModel):
     """One choice of the planner."""
 
-    time: AwareDatetime
+    time: Time
     """time of the decision."""
 
     reason: Reason

@@ -8,13 +8,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
+from steelyard_operator.api.maxima import MOST_TEXT, ModelTokens, RouterReplicas
 from steelyard_operator.api.meta import (
     ATOMIC,
     SERVICE_NAME_PATTERN,
     ApiModel,
     EnvironmentVariable,
     ObjectMeta,
-    PositiveInt32,
     SecretKeyRef,
     keyed_by,
     rules,
@@ -61,7 +61,7 @@ class ModelSpec(ApiModel):
     """servedName is the model's name in the API; the last part of uri, without its revision or tag,
     where it is not given."""
 
-    max_model_len: PositiveInt32 | None = None
+    max_model_len: ModelTokens | None = None
     """maxModelLen is the longest prompt plus output in tokens; the checkpoint's if not given."""
 
     credentials_secret_ref: SecretKeyRef | None = None
@@ -78,8 +78,22 @@ class ModelSpec(ApiModel):
         return last.partition(":")[0] if self.uri.startswith("oci://") else last
 
 
+ENGINE_TEXT = f"`extraArgs` and `env` must have at most {MOST_TEXT} characters together"
+
+
 class RuntimeSpec(ApiModel):
     """How it is served."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "(has(self.extraArgs) ? self.extraArgs.map(a, size(a)).sum() : 0) + "
+                "(has(self.env) ? self.env.map(e, size(e.name) + "
+                f"(has(e.value) ? size(e.value) : 0)).sum() : 0) <= {MOST_TEXT}",
+                ENGINE_TEXT,
+            ),
+        )
+    )
 
     backend: Backend = Backend.NATIVE
     """backend is the engine: Native or VLLM."""
@@ -97,6 +111,14 @@ class RuntimeSpec(ApiModel):
         list[EnvironmentVariable], Field(max_length=64, json_schema_extra=keyed_by("name"))
     ] = []
     """env is added to every worker's environment."""
+
+    @model_validator(mode="after")
+    def _text_fits(self) -> Self:
+        variables = [text for one in self.env for text in (one.name, one.value)]
+        characters = sum(map(len, (*self.extra_args, *variables)))
+        if characters > MOST_TEXT:
+            raise ValueError(f"{ENGINE_TEXT}, got {characters}")
+        return self
 
 
 class RouterServiceSpec(ApiModel):
@@ -132,7 +154,7 @@ class GatewaySpec(ApiModel):
 class RouterSpec(ApiModel):
     """The HTTP front of the service."""
 
-    replicas: PositiveInt32 = 2
+    replicas: RouterReplicas = 2
     """replicas of the router; local mode runs one."""
 
     api_keys_secret_ref: SecretKeyRef | None = None
@@ -179,13 +201,7 @@ class InferenceServiceSpec(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            *(
-                (
-                    _equal(field),
-                    _same(field),
-                )
-                for field in SHARED
-            ),
+            *((_equal(field), _same(field)) for field in SHARED),
             (
                 "!has(self.capacity) || !has(self.capacity.maxAccelerators) || "
                 f"{_start('prefill')} + {_start('decode')} <= self.capacity.maxAccelerators",
