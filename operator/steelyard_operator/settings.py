@@ -6,7 +6,7 @@ Pure: the environment is an argument. What one service wants is the resource's, 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from steelyard_operator import credential_hosts
+from steelyard_operator import __version__, credential_hosts
 from steelyard_operator.errors import UserError
 
 PREFIX = "STEELYARD_"
@@ -27,9 +27,9 @@ class Settings:
     """Where the operator ran before it moved: its pods there are admitted as well."""
     operator_class: str = ""
     """Only resources with this value of the label steelyard.dev/operator-class are served."""
-    worker_image: str = "steelyard-runtime:latest"
-    router_image: str = "steelyard-router:latest"
-    vllm_image: str = "vllm/vllm-openai:latest"
+    worker_image: str = f"steelyard-runtime:{__version__}"
+    router_image: str = f"steelyard-router:{__version__}"
+    vllm_image: str = "vllm/vllm-openai:v0.32.0"
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     http_proxy: str = ""

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MAX_LINES = 300
+MAX_LINES = 400
 SOURCES = sorted(
     path
     for folder in ("operator", "runtime", "kernels", "tests", "e2e")
@@ -53,7 +53,7 @@ def test_the_standard_librarys_operator_is_not_shadowed(folder: str) -> None:
 
 
 def test_files_are_short() -> None:
-    """A file of more than 300 lines holds two ideas."""
+    """A file of more than 400 lines holds two ideas."""
     lines = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in SOURCES}
 
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
