@@ -2,19 +2,23 @@
 
 Endpoint, region, proxies and credentials are found as by every tool of AWS; where there are no
 credentials at all the bucket is read without. An object that changes while it is read is noticed.
+What the library sends is held to where a signature may go, and what it reads to a size.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
 
 import boto3
 from botocore import UNSIGNED
+from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
 
 from steelyard_runtime.errors import FetchError
+from steelyard_runtime.fetch.credential_hosts import CredentialHosts, check_agent
 from steelyard_runtime.fetch.listing import (
     BrokenConnectionError,
     Digest,
@@ -28,9 +32,13 @@ if TYPE_CHECKING:
 
 FORM = "s3://bucket/folder or s3://bucket/path/file.gguf"
 PIECE_BYTES = 1024 * 1024
+PAGE_BYTES = 8 * 1024 * 1024  # of XML; 1,000 of the longest keys have 4 MiB
+PAGES = 1000  # of 1,000 files each, unless an endless listing sends empty ones
 MD5_CHARACTERS = 32
 VERSION_CHARACTERS = 40
 ABSENT = frozenset(("404", "NoSuchKey", "NotFound"))
+# Credentials that a machine gives to whatever runs on it; nobody asked for them to be sent.
+AMBIENT = frozenset(("iam-role",))
 BUSY = frozenset((408, 429, 500, 502, 503, 504))
 CREDENTIALS = (
     "the credentials (AWS_SHARED_CREDENTIALS_FILE, AWS_ACCESS_KEY_ID or the pod's identity)"
@@ -42,11 +50,14 @@ class BucketSource:
 
     pinned_version: str | None = None
 
-    def __init__(self, uri: str, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, uri: str, environment: Mapping[str, str], credential_hosts: CredentialHosts
+    ) -> None:
         """Parse the URI and set the client up; nothing is asked yet.
 
         Raises:
-            FetchError: it has another form, or AWS' variables are wrong.
+            FetchError: it has another form, AWS' variables are wrong, or credentials may not be
+                sent to the endpoint.
         """
         bucket, _, path = uri.removeprefix("s3://").partition("/")
         path = path.strip("/")
@@ -55,8 +66,12 @@ class BucketSource:
         self.uri = uri
         self._bucket = bucket
         self._path = path
-        self._client = _client(uri)
-        self._encrypted: set[str] = set()  # keys of objects whose tag says nothing of the content
+        check_agent(environment, credential_hosts)
+        self._credential_hosts = credential_hosts
+        self._client = _client(uri, bucket, credential_hosts)
+        self._client.meta.events.register("before-send.s3", cast("Any", self._send))
+        # By key: whether its tag says nothing of the content.
+        self._encrypted: dict[str, bool] = {}
         self.place = f"{self._client.meta.endpoint_url}/{bucket}/{path}"
 
     def look(self) -> Listing:
@@ -76,7 +91,9 @@ class BucketSource:
     def _objects(self, prefix: str) -> Iterator[RemoteFile]:
         pages = self._client.get_paginator("list_objects_v2")
         empty = True
-        for page in pages.paginate(Bucket=self._bucket, Prefix=prefix):
+        for number, page in enumerate(pages.paginate(Bucket=self._bucket, Prefix=prefix)):
+            if number >= PAGES:
+                raise FetchError(f"{self.uri} has a listing without an end")
             for each in page.get("Contents", []):
                 empty = False
                 key = each["Key"]
@@ -85,7 +102,7 @@ class BucketSource:
         if empty:
             raise FetchError(f"the bucket '{self._bucket}' holds nothing below '{prefix}'")
 
-    def read(self, file: RemoteFile, offset_bytes: int) -> Iterator[bytes]:
+    def read(self, file: RemoteFile, offset_bytes: int) -> Generator[bytes, None, None]:
         """Read an object as it was when it was listed."""
         try:
             answer = self._client.get_object(
@@ -94,23 +111,53 @@ class BucketSource:
                 IfMatch=f'"{file.tag}"',
                 Range=f"bytes={offset_bytes}-",
             )
-            encryption = answer.get("ServerSideEncryption", "")
-            if encryption.startswith("aws:kms") or answer.get("SSECustomerAlgorithm"):
-                self._encrypted.add(file.key)
+            self._encrypted[file.key] = _is_encrypted(answer)
             with contextlib.closing(answer["Body"]) as body:
-                yield from body.iter_chunks(PIECE_BYTES)
+                # Not `read`, which waits for a whole piece: a slow source must be noticed.
+                raw = cast("Any", body)._raw_stream
+                while piece := raw.read1(PIECE_BYTES):
+                    yield piece
         except (ClientError, BotoCoreError, OSError) as error:
             raise self._translated(error, file.key) from None
 
     def digest(self, file: RemoteFile) -> Digest | None:
         """Return the tag where it is one: of an object put in one piece, without a key of KMS."""
-        if len(file.tag) != MD5_CHARACTERS or file.key in self._encrypted:
+        if len(file.tag) != MD5_CHARACTERS:
             return None
-        return Digest("md5", file.tag)
+        if file.key not in self._encrypted:
+            try:
+                head = self._client.head_object(Bucket=self._bucket, Key=file.key)
+            except (ClientError, BotoCoreError) as error:
+                raise self._translated(error, file.key) from None
+            self._encrypted[file.key] = _is_encrypted(head)
+        return None if self._encrypted[file.key] else Digest("md5", file.tag)
+
+    def _send(self, request: Any, **_: Any) -> AWSResponse:
+        """Send a request in the library's place: only where it may go, and with a bounded answer.
+
+        Raises:
+            _RefusedError: it may not, or the answer is too large.
+        """
+        signed = {"Authorization", "X-Amz-Security-Token"} & set(request.headers)
+        if signed and not self._credential_hosts.admits_bucket(request.url, self._bucket):
+            raise _RefusedError(self._credential_hosts.why_not("credentials", request.url))
+        streamed, request.stream_output = request.stream_output, True
+        answer: AWSResponse = cast("Any", self._client)._endpoint.http_session.send(request)
+        if streamed and answer.status_code < 300:
+            return answer
+        raw: Any = _Bounded(answer.raw)
+        headers = cast("Any", answer.headers)
+        return AWSResponse(answer.url, answer.status_code, headers, raw)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
     def _translated(self, error: Exception, key: str) -> FetchError | BrokenConnectionError:
         """Return what to say or do about the library's error."""
         what = f"s3://{self._bucket}/{key}"
+        if isinstance(error, _RefusedError):
+            return error.reason
         if isinstance(error, NoCredentialsError):
             return FetchError(f"{what} needs {CREDENTIALS}; there are none")
         if not isinstance(error, ClientError):
@@ -133,19 +180,67 @@ class BucketSource:
         return FetchError(f"{what} cannot be read: {status} {code}")
 
 
-def _client(uri: str) -> "S3Client":
+class _RefusedError(BotoCoreError):
+    """What must not be sent or read; of the library's own kind, so that it comes out unchanged."""
+
+    fmt = "refused"
+
+    def __init__(self, reason: FetchError) -> None:
+        super().__init__()
+        self.reason = reason
+
+
+class _Bounded:
+    """An answer's body that ends with an error where it is larger than any listing."""
+
+    def __init__(self, raw: Any) -> None:
+        self._raw = raw
+
+    def stream(self) -> Iterator[bytes]:
+        """Yield the body."""
+        count_bytes = 0
+        while piece := self._raw.read1(PIECE_BYTES):
+            count_bytes += len(piece)
+            if count_bytes > PAGE_BYTES:
+                self._raw.close()
+                mebibytes = PAGE_BYTES // 1024**2
+                raise _RefusedError(FetchError(f"the bucket answers with over {mebibytes} MiB"))
+            yield piece
+        self._raw.release_conn()
+
+
+def _client(uri: str, bucket: str, credential_hosts: CredentialHosts) -> "S3Client":
+    general = os.environ.pop("AWS_ENDPOINT_URL", None)
+    if general:
+        # Tokens are exchanged for credentials at AWS, wherever buckets are.
+        os.environ.setdefault("AWS_ENDPOINT_URL_S3", general)
     try:
         session = boto3.session.Session()
         retries = Config(retries={"max_attempts": 3, "mode": "standard"}, read_timeout=60)
-        if session.get_credentials() is None:
-            retries = retries.merge(Config(signature_version=UNSIGNED))
+        unsigned = retries.merge(Config(signature_version=UNSIGNED))
         region = session.region_name or "us-east-1"
-        client: S3Client = session.client("s3", region_name=region, config=retries)
-        return client
+        client: S3Client = session.client("s3", region_name=region, config=unsigned)
+        endpoint = client.meta.endpoint_url
+        credentials = session.get_credentials()
+        if credentials is None:
+            return client
+        if credential_hosts.admits_bucket(endpoint, bucket):
+            client.close()
+            signing: S3Client = session.client("s3", region_name=region, config=retries)
+            return signing
+        if credentials.method in AMBIENT:
+            return client
+        raise credential_hosts.why_not("credentials", endpoint)
     except ProfileNotFound as error:
         raise FetchError(f"{uri}: AWS_PROFILE must be in the credentials file: {error}") from None
     except (BotoCoreError, ValueError) as error:
         raise FetchError(f"{uri}: AWS' environment variables are wrong: {error}") from None
+
+
+def _is_encrypted(answer: Any) -> bool:
+    """Whether an object is stored under a key that makes its tag no digest of its content."""
+    encryption = answer.get("ServerSideEncryption", "")
+    return encryption.startswith("aws:kms") or bool(answer.get("SSECustomerAlgorithm"))
 
 
 def _file(path: str, key: str, size_bytes: int, etag: str) -> RemoteFile:

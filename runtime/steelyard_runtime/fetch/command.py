@@ -7,24 +7,44 @@ Exit codes: 0 the checkpoint is there, 1 not now (network, space), 2 never (wron
 import argparse
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from steelyard_runtime import logs
 from steelyard_runtime.errors import ConfigError, FetchError
+from steelyard_runtime.fetch.credential_hosts import (
+    DEFAULT,
+    VARIABLE,
+    CredentialHosts,
+    parse_credential_hosts,
+)
 from steelyard_runtime.fetch.folder import Folder
-from steelyard_runtime.fetch.listing import BrokenConnectionError, Listing, Source
+from steelyard_runtime.fetch.listing import (
+    GIBIBYTE,
+    BrokenConnectionError,
+    Limits,
+    Listing,
+    Source,
+    check_listing,
+)
+from steelyard_runtime.fetch.proof import address
+from steelyard_runtime.fetch.stalls import listing_in_time
+from steelyard_runtime.fetch.telling import NOT_NOW, tell
 
 logger = logging.getLogger(__name__)
 
-NOT_NOW, NEVER, INTERRUPTED = 1, 2, 130
-TERMINATION_LOG = Path("/dev/termination-log")
+NEVER, INTERRUPTED = 2, 130
+UNEXPECTED = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError)
+# How a source is reached, of which a file that has no digest of the source could come differently.
+WAYS = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
+    *("NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
+    "AWS_CA_BUNDLE",
+)
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -39,26 +59,33 @@ def main(arguments: Sequence[str]) -> int:
     logs.configure(given.log_level)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # A line for each request.
     try:
-        fetch(given.uri, given.to, given.cache, os.environ)
+        hosts = given.credential_hosts
+        if hosts is None:
+            hosts = os.environ.get(VARIABLE, DEFAULT)
+        fetch(
+            given.uri,
+            given.to,
+            given.cache,
+            os.environ,
+            credential_hosts=parse_credential_hosts(hosts),
+            limits=Limits(given.max_files, given.max_gib * GIBIBYTE),
+        )
     except FetchError as error:
-        _tell(str(error))
+        tell(str(error))
         return NOT_NOW if error.passing else NEVER
     except OSError as error:
         folder = error.filename or given.to
         reason = "no space is left" if error.errno in FULL else (error.strerror or str(error))
-        _tell(f"'{folder}' cannot be written: {reason}")
+        tell(f"'{folder}' cannot be written: {reason}")
         return NOT_NOW if error.errno in FULL else NEVER
+    except UNEXPECTED as error:
+        # From the depths of a library: what it was sent is beyond what it expects.
+        logger.debug("the answer could not be read", exc_info=True)
+        tell(f"{given.uri} cannot be read: its answer is damaged ({type(error).__name__})")
+        return NEVER
     except KeyboardInterrupt:
         return INTERRUPTED
     return 0
-
-
-def _tell(sentence: str) -> None:
-    """Say what is wrong, in a container also where the pod's status takes it from."""
-    sys.stderr.write(f"steelyard-runtime: fetch: {sentence}\n")
-    if TERMINATION_LOG.is_file():
-        with contextlib.suppress(OSError):
-            TERMINATION_LOG.write_text(sentence, encoding="utf-8")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -72,54 +99,83 @@ def build_parser() -> argparse.ArgumentParser:
     add("uri", metavar="URI", help="hf://org/name[/file.gguf][@revision] or s3://bucket/path")
     add("--to", type=Path, required=True, metavar="FOLDER", help="where the engine reads it")
     add("--cache", type=Path, metavar="FOLDER", help="kept and shared; --to gets links to it")
+    add(
+        "--credential-hosts",
+        metavar="HOSTS",
+        help="where tokens and signatures may be sent: host, host:port, *.host, http://host for "
+        f"plain text, aws for AWS' own; with commas; the variable {VARIABLE}, else {DEFAULT}",
+    )
+    limits = Limits()
+    add("--max-files", type=_count, default=limits.files, metavar="N", help="of the checkpoint")
+    gib = limits.total_bytes // GIBIBYTE
+    add("--max-gib", type=_count, default=gib, metavar="N", help="of the checkpoint")
     levels = ("debug", "info", "warning", "error")
     add("--log-level", choices=levels, default="info", metavar="LEVEL")
     return parser
 
 
-def fetch(uri: str, to: Path, cache: Path | None, environment: Mapping[str, str]) -> None:
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < len(text) < 10 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 on, got '{text[:40]}'")
+    return int(text)
+
+
+def fetch(
+    uri: str,
+    to: Path,
+    cache: Path | None,
+    environment: Mapping[str, str],
+    *,
+    credential_hosts: CredentialHosts,
+    limits: Limits,
+) -> None:
     """Make the folder `to` hold the checkpoint.
 
     Raises:
         FetchError: it cannot.
         OSError: a folder cannot be written.
     """
-    source = make_source(uri, environment)
     target = Folder(to)
-    with target.locked():
-        listing = _list(source, target)
+    with target.locked(), contextlib.ExitStack() as stack:
+        with listing_in_time(uri):
+            source = make_source(uri, environment, credential_hosts)
+            stack.callback(source.close)
+            listing = _list(source, target, limits)
         if listing is None:
             return
         if cache is None:
             target.fetch(source, listing)
         else:
-            kept = Folder(cache / _folder_name(source, listing.version))
+            root = cache / _folder_name(source, listing, environment)
+            if root.is_symlink():
+                root.unlink()
+            kept = Folder(root)
             with kept.locked():
-                if kept.holds(listing.version) is None:
-                    kept.fetch(source, listing)
-            contents = kept.holds(listing.version)
-            assert contents is not None  # It was fetched just now, under the lock.
-            target.link(source, contents, kept.root.absolute())
+                digests = kept.keep(source, listing)
+            target.link(source, listing, kept.root.absolute(), digests)
     fields = {"uri": uri, "version": listing.version, "bytes": listing.size_bytes}
     logger.info("the checkpoint is there", extra={"fields": fields})
 
 
-def make_source(uri: str, environment: Mapping[str, str]) -> Source:
+def make_source(
+    uri: str, environment: Mapping[str, str], credential_hosts: CredentialHosts
+) -> Source:
     """Return where the URI points; the libraries are imported only when needed.
 
     Raises:
-        FetchError: no such scheme, or its library is not installed.
+        FetchError: no such scheme, its library is not installed, or credentials would go where
+            they may not.
     """
     scheme = uri.partition("://")[0]
     try:
         if scheme == "hf":
             from steelyard_runtime.fetch.hub import HubSource
 
-            return HubSource(uri, environment)
+            return HubSource(uri, environment, credential_hosts)
         if scheme == "s3":
             from steelyard_runtime.fetch.bucket import BucketSource
 
-            return BucketSource(uri, environment)
+            return BucketSource(uri, environment, credential_hosts)
     except ImportError as error:
         raise FetchError(
             f"{scheme}:// needs the Python package '{error.name}'; install 'steelyard[sources]'"
@@ -127,17 +183,19 @@ def make_source(uri: str, environment: Mapping[str, str]) -> Source:
     raise FetchError(f"the URI must begin with hf:// or s3://, got '{uri}'")
 
 
-def _list(source: Source, target: Folder) -> Listing | None:
+def _list(source: Source, target: Folder, limits: Limits) -> Listing | None:
     """Ask the source; None where the folder is good as it is."""
     pinned = source.pinned_version
-    if pinned is not None and target.holds(pinned):
+    if pinned is not None and _is_good(target, pinned):
         logger.info("the checkpoint is there already", extra={"fields": {"version": pinned}})
         return None
     try:
-        return source.look()
+        listing = source.look()
+        check_listing(source.uri, listing, limits)
+        return listing
     except BrokenConnectionError as error:
         before = target.contents()
-        if before is not None and before.uri == source.uri and target.holds(before.version):
+        if before is not None and before.uri == source.uri and _is_good(target, before.version):
             # A pod that starts again on its node must not depend on somebody else's server.
             fields = {"version": before.version, "why": str(error)}
             logger.warning(
@@ -147,8 +205,19 @@ def _list(source: Source, target: Folder) -> Listing | None:
         raise FetchError(f"{source.uri} cannot be read: {error}", passing=True) from None
 
 
-def _folder_name(source: Source, version: str) -> str:
-    """One folder for each version of each checkpoint, with a name that people recognise."""
+def _is_good(target: Folder, version: str) -> bool:
+    contents = target.holds(version)
+    return contents is not None and target.proved(contents)
+
+
+def _folder_name(source: Source, listing: Listing, environment: Mapping[str, str]) -> str:
+    """One folder for each content from each source, with a name that people recognise."""
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", source.place.rpartition("//")[2])[-80:].strip("-.")
-    digest = hashlib.sha256(f"{source.place}\0{version}".encode()).hexdigest()
-    return f"{readable}-{digest[:16]}"
+    lines = []
+    for file in sorted(listing.files, key=lambda file: file.path):
+        digest = source.digest(file)
+        kind = digest.kind if digest else "tag"
+        lines.append(f"{file.path}\0{file.size_bytes}\0{kind}\0{file.tag}")
+        if digest is None:
+            lines += [f"{name}={environment.get(name, '')}" for name in WAYS]
+    return f"{readable}-{address(source.place, lines)[:32]}"

@@ -14,16 +14,18 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import msgspec
 
 from steelyard_runtime.errors import FetchError
-from steelyard_runtime.fetch.download import download
-from steelyard_runtime.fetch.listing import LAST, Listing, RemoteFile, Source
+from steelyard_runtime.fetch.download import Supervision, download
+from steelyard_runtime.fetch.listing import GIBIBYTE, LAST, Digest, Listing, RemoteFile, Source
 from steelyard_runtime.fetch.progress import Progress
+from steelyard_runtime.fetch.proof import digest_of, is_proved
+from steelyard_runtime.fetch.stalls import Stalls
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ HIDDEN = ".steelyard"
 PARALLEL_FILES = 4
 POLL_SECONDS = 0.2
 SAY_SECONDS = 30.0
-GIBIBYTE = 1024**3
+READ_ONLY = 0o444
 
 
 class Contents(msgspec.Struct, frozen=True):
@@ -41,6 +43,7 @@ class Contents(msgspec.Struct, frozen=True):
     version: str
     whole: bool
     sizes_bytes: dict[str, int]  # by path
+    digests: dict[str, Digest] = {}  # by path; what a link's content must hash to
 
 
 class Folder:
@@ -82,6 +85,47 @@ class Folder:
         whole = all(_size(self.root / path) == size for path, size in found.sizes_bytes.items())
         return found if whole else None
 
+    def proved(self, contents: Contents) -> bool:
+        """Whether every link leads to what it led to when it was made."""
+        links = (path for path in contents.sizes_bytes if (self.root / path).is_symlink())
+        return all(
+            is_proved(
+                (self.root / path).resolve(), contents.sizes_bytes[path], contents.digests.get(path)
+            )
+            for path in links
+        )
+
+    def keep(self, source: Source, listing: Listing) -> dict[str, Digest]:
+        """Make a folder of the cache hold this version; the caller has the lock.
+
+        What lies there is taken only if its content is what the source lists; another version of
+        this program, or somebody else who may write there, can have put it there.
+
+        Returns:
+            What each file hashes to, by path.
+
+        Raises:
+            FetchError: it cannot be fetched, or there is no space.
+            OSError: the folder cannot be written.
+        """
+        before = self.contents()
+        noted = before.digests if before else {}
+        with ThreadPoolExecutor(PARALLEL_FILES, "prove") as pool:
+            found = pool.map(lambda file: self._proof(source, file, noted), listing.files)
+            there = zip(listing.files, found, strict=True)
+            proofs = {file.path: proof for file, proof in there if proof is not None}
+        self._note(source.uri, listing, whole=False, digests=proofs)
+        self.fetch(source, listing)
+        for file in listing.files:
+            here = self.root / file.path
+            if file.path not in proofs:
+                proofs[file.path] = source.digest(file) or Digest(
+                    "sha256", digest_of(here, "sha256")
+                )
+                here.chmod(READ_ONLY)
+        self._note(source.uri, listing, whole=True, digests=proofs)
+        return proofs
+
     def fetch(self, source: Source, listing: Listing) -> None:
         """Make the folder hold this version; the caller has the lock.
 
@@ -95,9 +139,10 @@ class Folder:
         here_bytes = listing.size_bytes - sum(file.size_bytes for file in missing)
         progress = Progress(listing.size_bytes)
         progress.add(here_bytes)
-        stop = threading.Event()
-        with ThreadPoolExecutor(PARALLEL_FILES, "fetch") as pool:
-            jobs = [pool.submit(self._download, source, file, progress, stop) for file in missing]
+        stop, stalls = threading.Event(), Stalls(source.uri)
+        watch = Supervision(progress, stalls, stop)
+        with stalls.watched(), ThreadPoolExecutor(PARALLEL_FILES, "fetch") as pool:
+            jobs = [pool.submit(self._download, source, file, watch) for file in missing]
             try:
                 for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
                     job.result()
@@ -106,10 +151,10 @@ class Folder:
                 pool.shutdown(cancel_futures=True)
         self._put(source.uri, listing, self._move_in)
 
-    def link(self, source: Source, contents: Contents, root: Path) -> None:
-        """Make the folder hold links to what another folder holds."""
-        files = [RemoteFile(p, p, s, "") for p, s in contents.sizes_bytes.items()]
-        listing = Listing(contents.version, files)
+    def link(
+        self, source: Source, listing: Listing, root: Path, digests: Mapping[str, Digest]
+    ) -> None:
+        """Make the folder hold links to what another folder holds, and note what that must be."""
         self._begin(source.uri, listing)
 
         def place(file: RemoteFile) -> None:
@@ -118,7 +163,25 @@ class Folder:
             fresh.symlink_to(root / file.path)
             self._rename(fresh, file)
 
-        self._put(source.uri, listing, place)
+        self._put(source.uri, listing, place, digests)
+
+    def _proof(
+        self, source: Source, file: RemoteFile, noted: Mapping[str, Digest]
+    ) -> Digest | None:
+        """Return what a file here hashes to if that is right, else take it away."""
+        here, whole = self.root / file.path, self._whole(file)
+        self._clear_way(here)
+        told = source.digest(file)
+        proof = told or noted.get(file.path)
+        if is_proved(here, file.size_bytes, proof):
+            return proof
+        if here.is_symlink() or here.exists():
+            fields = {"file": file.path, "folder": str(self.root)}
+            logger.warning("what the cache holds is not it, fetched anew", extra={"fields": fields})
+            here.unlink()
+        if not is_proved(whole, file.size_bytes, told):
+            whole.unlink(missing_ok=True)
+        return None
 
     # --- steps ----------------------------------------------------------------------------------
 
@@ -136,16 +199,30 @@ class Folder:
                 kept.unlink()
         self._note(uri, listing, whole=False)
 
-    def _put(self, uri: str, listing: Listing, place: Callable[[RemoteFile], None]) -> None:
+    def _put(
+        self,
+        uri: str,
+        listing: Listing,
+        place: Callable[[RemoteFile], None],
+        digests: Mapping[str, Digest] | None = None,
+    ) -> None:
         for file in sorted(listing.files, key=lambda file: _is_last(file.path)):
             place(file)
-        self._note(uri, listing, whole=True)
+        self._note(uri, listing, whole=True, digests=digests)
 
-    def _note(self, uri: str, listing: Listing, *, whole: bool) -> None:
+    def _note(
+        self,
+        uri: str,
+        listing: Listing,
+        *,
+        whole: bool,
+        digests: Mapping[str, Digest] | None = None,
+    ) -> None:
         sizes = {file.path: file.size_bytes for file in listing.files}
         self._hidden.mkdir(parents=True, exist_ok=True)
         fresh = self._state.with_suffix(".new")
-        fresh.write_bytes(msgspec.json.encode(Contents(uri, listing.version, whole, sizes)))
+        made = Contents(uri, listing.version, whole, sizes, dict(digests or {}))
+        fresh.write_bytes(msgspec.json.encode(made))
         _to_disk(fresh)
         fresh.replace(self._state)
 
@@ -153,11 +230,9 @@ class Folder:
         moved = _size(self.root / file.path) == file.size_bytes
         return moved or self._whole(file).exists()
 
-    def _download(
-        self, source: Source, file: RemoteFile, progress: Progress, stop: threading.Event
-    ) -> None:
+    def _download(self, source: Source, file: RemoteFile, watch: Supervision) -> None:
         partial = self._hidden / f"{_name(file)}.part"
-        download(source, file, partial, progress, stop)
+        download(source, file, partial, watch)
         _to_disk(partial)
         partial.replace(self._whole(file))
         fields = {"file": file.path, "bytes": file.size_bytes}
@@ -170,8 +245,16 @@ class Folder:
 
     def _rename(self, fresh: Path, file: RemoteFile) -> None:
         target = self.root / file.path
+        self._clear_way(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh.replace(target)
+
+    def _clear_way(self, target: Path) -> None:
+        """Take away links in the place of folders, which would lead a file elsewhere."""
+        for folder in target.relative_to(self.root).parents:
+            way = self.root / folder
+            if way != self.root and way.is_symlink():
+                way.unlink()
 
     def _whole(self, file: RemoteFile) -> Path:
         return self._hidden / f"{_name(file)}.whole"

@@ -1,9 +1,11 @@
 """A hub and a bucket on this machine, over one store of files that tests fill and break."""
 
+import contextlib
 import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,6 +50,16 @@ class Store:
     refuse: tuple[int, str] | None = None  # status and code of every answer
     break_after_bytes: list[int] = field(default_factory=list)  # of the next downloads
     corrupt: bool = False
+    excess_bytes: int = 0  # sent beyond a file's end, without a length
+    sizes: dict[str, Any] = field(
+        default_factory=dict
+    )  # that a hub says, in place of the right ones
+    listing: bytes | None = None  # the whole answer
+    encoding: str | None = None  # that answers say they have
+    redirect: str | None = None  # where a hub's downloads lead
+    pages_without_end: bool = False
+    parts: bool = False  # a bucket's objects were uploaded in parts: their tags are no digests
+    signatures: list[str] = field(default_factory=list)  # every Authorization header that came
     hold: threading.Event | None = None  # downloads wait for it
     downloading: threading.Event = field(default_factory=threading.Event)
     ranges: list[tuple[str, int]] = field(default_factory=list)  # file and offset of downloads
@@ -64,7 +76,16 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 
+    def parse_request(self) -> bool:
+        """Note what came."""
+        good = super().parse_request()
+        if good and "Authorization" in self.headers:
+            self.store.signatures.append(self.headers["Authorization"])
+        return good
+
     def _send(self, status: int, body: bytes, **headers: str) -> None:
+        if self.store.encoding:
+            headers["Content_Encoding"] = self.store.encoding
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -89,6 +110,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key.replace("_", "-"), value)
         if found:
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+        if self.store.encoding:
+            self.send_header("Content-Encoding", self.store.encoding)
+        if self.store.excess_bytes:
+            self.send_header("Connection", "close")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(rest + bytes(self.store.excess_bytes))
+            return
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
         limits = self.store.break_after_bytes
@@ -112,6 +141,8 @@ class HubHandler(_Handler):
             self._send(401, b"{}", X_Error_Code="RepoNotFound")
         elif found := re.fullmatch(r"/api/models/org/name(?:/revision/(.+))?", path):
             self._info(found[1])
+        elif self.store.redirect and "/resolve/" in path:
+            self._send(302, b"", Location=self.store.redirect)
         elif found := re.fullmatch(f"/org/name/resolve/{COMMIT}/(.+)", path):
             self._content(found[1], self.store.files[found[1]])
         else:
@@ -121,10 +152,14 @@ class HubHandler(_Handler):
         if revision not in (None, "main", "v1", COMMIT):
             self._send(404, b"{}", X_Error_Code="RevisionNotFound")
             return
+        if self.store.listing is not None:
+            self._send(200, self.store.listing)
+            return
         siblings = []
         for name, content in self.store.files.items():
             git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            one: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git}
+            size = self.store.sizes.get(name, len(content))
+            one: dict[str, Any] = {"rfilename": name, "size": size, "blobId": git}
             if name.endswith((".safetensors", ".gguf")):
                 sha256 = hashlib.sha256(content).hexdigest()
                 one["lfs"] = {"sha256": sha256, "size": len(content), "pointerSize": 100}
@@ -157,7 +192,7 @@ class BucketHandler(_Handler):
             self._error(404, "NoSuchKey")
         else:
             content = self._objects()[key]
-            tag = f'"{hashlib.md5(content).hexdigest()}"'
+            tag = f'"{self._tag(content)}"'
             if self.headers.get("If-Match", tag) != tag:
                 self._error(412, "PreconditionFailed")
             elif self.command == "HEAD":
@@ -168,17 +203,27 @@ class BucketHandler(_Handler):
             else:
                 self._content(key.removeprefix("folder/"), content, ETag=tag)
 
+    def _tag(self, content: bytes) -> str:
+        return hashlib.md5(content).hexdigest() + ("-2" if self.store.parts else "")
+
     def _objects(self) -> dict[str, bytes]:
         return {f"folder/{name}": content for name, content in self.store.files.items()}
 
     def _list(self, prefix: str) -> None:
         found = "".join(
             f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size>"
-            f"<ETag>&quot;{hashlib.md5(content).hexdigest()}&quot;</ETag></Contents>"
+            f"<ETag>&quot;{self._tag(content)}&quot;</ETag></Contents>"
             for key, content in self._objects().items()
             if key.startswith(prefix)
         )
-        body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>"
+        if self.store.listing is not None:
+            self._send(200, self.store.listing, Content_Type="application/xml")
+            return
+        more = "<IsTruncated>false</IsTruncated>"
+        if self.store.pages_without_end:
+            token = f"<NextContinuationToken>{time.monotonic_ns()}</NextContinuationToken>"
+            more, found = f"<IsTruncated>true</IsTruncated>{token}", ""
+        body = f"<ListBucketResult>{more}{found}</ListBucketResult>"
         self._send(200, body.encode(), Content_Type="application/xml")
 
     def _error(self, status: int, code: str) -> None:
@@ -219,6 +264,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, quick: None) -> Iterator[Store]:
     """A hub with the model org/name, and the environment that leads there."""
     for store in _serve(HubHandler):
         monkeypatch.setenv("HF_ENDPOINT", store.url)
+        monkeypatch.setenv("STEELYARD_CREDENTIAL_HOSTS", store.url)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield store
 
@@ -232,6 +278,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick: None) -> Iter
     )
     for store in _serve(BucketHandler):
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.url)
+        monkeypatch.setenv("STEELYARD_CREDENTIAL_HOSTS", store.url)
         monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         yield store

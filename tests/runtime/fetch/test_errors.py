@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from steelyard_runtime.fetch import command
 from steelyard_runtime.fetch import folder as folders
+from steelyard_runtime.fetch import telling
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_pods_status_gets_the_sentence(
     """In a container it is also written where Kubernetes looks for it."""
     log = tmp_path / "termination-log"
     log.touch()
-    monkeypatch.setattr(command, "TERMINATION_LOG", log)
+    monkeypatch.setattr(telling, "TERMINATION_LOG", log)
     ran = fetch("hf://org/name@v9", "--to", tmp_path / "to")
 
     assert log.read_text() in ran.said
