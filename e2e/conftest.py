@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from harness import evidence
-from harness.clusters import NAMESPACE, Cluster, existing_cluster, own_kind_cluster
+from harness.clusters import (
+    NAMESPACE,
+    OPERATOR_NAMESPACE,
+    Cluster,
+    existing_cluster,
+    own_kind_cluster,
+)
 from harness.sabotage import SABOTAGES, sabotaged_images
 from harness.service import SAMPLE, Service
 from harness.traffic import OPEN_STREAMS, Question, Traffic, questions
@@ -34,7 +40,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         choices=("kind", "current"),
         help="kind: a cluster of its own; current: the current context, named steelyard-…",
     )
-    group.addoption("--namespace", default=NAMESPACE, help="of the operator and the service")
+    group.addoption("--namespace", default=NAMESPACE, help="of the service")
+    group.addoption(
+        "--operator-namespace", default=OPERATOR_NAMESPACE, help="of the operator that serves it"
+    )
     group.addoption("--driver-image", default="steelyard-router:dev", help="with --cluster=current")
     group.addoption("--keep", action="store_true", help="use and leave the kind cluster of before")
     group.addoption("--seed", type=int, help="of all choices; printed")
@@ -76,7 +85,7 @@ def cluster(
         pytest.skip("no cluster: --cluster=kind makes one, --cluster=current uses an existing one")
     if option.cluster == "current":
         assert not option.sabotage, "--sabotage needs --cluster=kind"
-        yield existing_cluster(option.namespace, option.driver_image)
+        yield existing_cluster(option.namespace, option.driver_image, option.operator_namespace)
         return
     with (
         sabotaged_images(option.sabotage),
@@ -93,7 +102,7 @@ def service(cluster: Cluster, request: pytest.FixtureRequest) -> Service:
     try:
         service.wait_steady()
     except AssertionError:
-        evidence.keep(cluster.kubectl, _results(request.config) / "apply", "")
+        evidence.keep(cluster.kubectl, cluster.operator, _results(request.config) / "apply", "")
         raise
     return service
 
@@ -152,7 +161,7 @@ def play(
             traffic.abandon()
             verdicts.append(_verdict(scenario, traffic, delta, started, "failed"))
             folder = _results(request.config) / scenario.name.replace(" ", "-")
-            evidence.keep(cluster.kubectl, folder, traffic.log)
+            evidence.keep(cluster.kubectl, cluster.operator, folder, traffic.log)
             raise
         verdicts.append(_verdict(scenario, traffic, delta, started, "passed"))
 

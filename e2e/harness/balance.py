@@ -83,7 +83,7 @@ def _recommended(world: World) -> int:
 
 def _is_decided_again(world: World) -> None:
     """The ledger's inputs alone give its splits, and twice the arrivals give others."""
-    log = world.kubectl("logs", leader(world.kubectl))
+    log = world.operator("logs", leader(world.operator))
     ticks = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     stripped = "\n".join(json.dumps({**tick, "decision": None}) for tick in ticks)
     recorded = [_text(tick["decision"]["split"]) for tick in ticks]

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness import audit
@@ -18,6 +18,8 @@ from harness.kubectl import Kubectl, wait_for
 ROOT = Path(__file__).parents[2]
 NAME = "steelyard-e2e"
 NAMESPACE = "steelyard"
+# Where the operator lives; it serves NAMESPACE.
+OPERATOR_NAMESPACE = "steelyard-system"
 OVERLAY = ROOT / "manifests/overlays/kind"
 IMAGES = ("steelyard-operator:dev", "steelyard-runtime:dev", "steelyard-router:dev")
 CONTEXT_PREFIX = "steelyard-"
@@ -44,6 +46,8 @@ class Cluster:
 
     kubectl: Kubectl
     driver_image: str
+    operator: Kubectl
+    """Calls in the operator's own namespace."""
     kind: bool = False
 
     @property
@@ -84,8 +88,9 @@ def own_kind_cluster(folder: Path, *, keep: bool) -> Iterator[Cluster]:
         else:
             _create(folder, kubeconfig)
         _run("kind", "load", "docker-image", "--name", NAME, *IMAGES)
-        install(kubectl)
-        yield Cluster(kubectl, driver_image=IMAGES[2], kind=True)
+        operator = replace(kubectl, namespace=OPERATOR_NAMESPACE)
+        install(operator)
+        yield Cluster(kubectl, driver_image=IMAGES[2], operator=operator, kind=True)
     finally:
         if not keep:
             _run("kind", "delete", "cluster", "--name", NAME)
@@ -104,19 +109,19 @@ def _create(folder: Path, kubeconfig: Path) -> None:
     kubectl = Kubectl(f"kind-{NAME}", NAMESPACE, {"KUBECONFIG": str(kubeconfig)})
     taint = "node-role.kubernetes.io/control-plane:NoSchedule-"
     kubectl("taint", "nodes", "--selector", "node-role.kubernetes.io/control-plane", taint)
-    audit.begin(_in_node, NAMESPACE, kubectl.answers)
+    audit.begin(_in_node, OPERATOR_NAMESPACE, kubectl.answers)
 
 
-def install(kubectl: Kubectl) -> None:
+def install(operator: Kubectl) -> None:
     """Install the CRD and the operator as the README says, and wait until it runs."""
-    kubectl("apply", "--kustomize", str(OVERLAY), timeout=120)
-    kubectl("wait", "--for=condition=Established", "crd/inferenceservices.steelyard.dev")
+    operator("apply", "--kustomize", str(OVERLAY), timeout=120)
+    operator("wait", "--for=condition=Established", "crd/inferenceservices.steelyard.dev")
     # A kept cluster may still run the images of the last time.
-    kubectl("rollout", "restart", f"deployment/{OPERATOR}")
-    kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=180s", timeout=200)
+    operator("rollout", "restart", f"deployment/{OPERATOR}")
+    operator("rollout", "status", f"deployment/{OPERATOR}", "--timeout=180s", timeout=200)
 
 
-def existing_cluster(namespace: str, driver_image: str) -> Cluster:
+def existing_cluster(namespace: str, driver_image: str, operator_namespace: str) -> Cluster:
     """The cluster of the current context, where an operator is installed already.
 
     Raises:
@@ -128,9 +133,9 @@ def existing_cluster(namespace: str, driver_image: str) -> Cluster:
         f"to mark it as yours to break: "
         f"kubectl config rename-context {context} {CONTEXT_PREFIX}{context}"
     )
-    kubectl = Kubectl(context, namespace)
-    kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=60s", timeout=90)
-    return Cluster(kubectl, driver_image)
+    operator = Kubectl(context, operator_namespace)
+    operator("rollout", "status", f"deployment/{OPERATOR}", "--timeout=60s", timeout=90)
+    return Cluster(Kubectl(context, namespace), driver_image, operator)
 
 
 def _in_node(script: str) -> str:

@@ -72,7 +72,7 @@ def _counting(world: World) -> Iterator[None]:
 
 def _operator_dies(world: World, flow: dict[str, Any], moment: str) -> bool:
     world.victim("decode")
-    pod = leader(world.kubectl)
+    pod = leader(world.operator)
     restarts = _restarts(world, pod)
     _arm(world, pod, moment)
     world.service.change(flow)
@@ -93,7 +93,7 @@ def _worker_dies(
 ) -> bool:
     wait_for("a plan that may flip again", lambda: _may_flip(world), seconds=90)
     world.victim("decode")
-    pod = leader(world.kubectl)
+    pod = leader(world.operator)
     _arm(world, pod, f"pause {request}")
     world.service.change({**flow, "capacity": {"maxAccelerators": WORKERS}})
 
@@ -157,17 +157,17 @@ def _disarm(world: World, pod: str) -> None:
 def _operator_says(world: World, pod: str, expression: str) -> str:
     """Return what a Python expression is in an operator's container."""
     script = f"import pathlib; print({expression})"
-    return world.kubectl.execute(pod, CONTAINER, "python", "-c", script).strip()
+    return world.operator.execute(pod, CONTAINER, "python", "-c", script).strip()
 
 
 def _restarts(world: World, pod: str) -> int:
-    statuses = world.kubectl.read("pod", pod)["status"].get("containerStatuses") or []
+    statuses = world.operator.read("pod", pod)["status"].get("containerStatuses") or []
     return sum(int(each["restartCount"]) for each in statuses)
 
 
 def _run(world: World, container: dict[str, Any]) -> None:
     """Change what the operator's pods run, and wait for them."""
     change = {"spec": {"template": {"spec": {"containers": [{"name": CONTAINER, **container}]}}}}
-    world.kubectl("patch", "deployment", OPERATOR, "--patch", json.dumps(change))
+    world.operator("patch", "deployment", OPERATOR, "--patch", json.dumps(change))
     arguments = ("rollout", "status", f"deployment/{OPERATOR}", "--timeout=120s")
-    world.kubectl(*arguments, timeout=150)
+    world.operator(*arguments, timeout=150)

@@ -8,8 +8,20 @@ from harness.kubectl import Kubectl, KubectlError
 LISTED = "inferenceservices.steelyard.dev,pods,deployments,services,poddisruptionbudgets,leases"
 
 
-def keep(kubectl: Kubectl, folder: Path, driver_log: str) -> None:
-    """Write everything that tells why into a folder; what cannot be had is said there."""
+def keep(kubectl: Kubectl, operator: Kubectl, folder: Path, driver_log: str) -> None:
+    """Write everything that tells why into a folder; what cannot be had is said there.
+
+    Args:
+        kubectl: of the service's namespace.
+        operator: of the operator's; its part is a folder in the folder.
+        folder: where to.
+        driver_log: what the traffic said.
+    """
+    _keep(kubectl, folder, driver_log)
+    _keep(operator, folder / "operator", "")
+
+
+def _keep(kubectl: Kubectl, folder: Path, driver_log: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "driver.log").write_text(driver_log)
     for name, arguments in {

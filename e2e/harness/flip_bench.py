@@ -74,11 +74,11 @@ class FlipBench:
 
     def prepare(self) -> dict[str, Any]:
         """Make the service; measure what a lone request takes and what the right splits can do."""
-        kubectl = self.cluster.kubectl
+        operator = self.cluster.operator
         tick = f"STEELYARD_TICK_SECONDS={self.tick_seconds:g}"
-        kubectl("set", "env", f"deployment/{OPERATOR}", tick)
-        kubectl("rollout", "status", f"deployment/{OPERATOR}", "--timeout=180s", timeout=200)
-        kubectl.apply(resource())
+        operator("set", "env", f"deployment/{OPERATOR}", tick)
+        operator("rollout", "status", f"deployment/{OPERATOR}", "--timeout=180s", timeout=200)
+        self.cluster.kubectl.apply(resource())
         self.service.wait_steady()
         lone_prompt = self.closed(PROMPTS, 1, seconds=30)
         lone_answer = self.closed(ANSWERS, 1, seconds=30)
@@ -149,7 +149,7 @@ class FlipBench:
 
     def ledger(self) -> list[str]:
         """Return the operator's ticks of this service, a line of JSON each."""
-        log = self.cluster.kubectl("logs", leader(self.cluster.kubectl), timeout=120)
+        log = self.cluster.operator("logs", leader(self.cluster.operator), timeout=120)
         about = f'"service":"{self.cluster.kubectl.namespace}/{NAME}"'
         return [line for line in log.splitlines() if line.startswith("{") and about in line]
 

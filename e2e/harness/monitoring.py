@@ -34,10 +34,10 @@ def watch_with(program: str, world: World) -> None:
         world.traffic.wait_open()
         with (
             tempfile.TemporaryDirectory() as folder,
-            prometheus_beside(kubectl, program, Path(folder)) as found,
+            prometheus_beside(kubectl, program, Path(folder), others=(world.operator,)) as found,
         ):
             pods = [*service.workers(), *service.routers()]
-            pods += kubectl.items("pods", f"app.kubernetes.io/name={OPERATOR}")
+            pods += world.operator.items("pods", f"app.kubernetes.io/name={OPERATOR}")
             read = dict.fromkeys((pod["metadata"]["name"] for pod in pods), "")
             wait_for(
                 "every pod of the service and of the operator is read",

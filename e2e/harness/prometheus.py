@@ -23,17 +23,21 @@ SNAKE = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 @contextmanager
-def prometheus_beside(kubectl: Kubectl, program: str, folder: Path) -> Iterator[Prometheus]:
-    """A Prometheus that reads every pod of the namespace that a PodMonitor selects now.
+def prometheus_beside(
+    kubectl: Kubectl, program: str, folder: Path, *, others: Sequence[Kubectl] = ()
+) -> Iterator[Prometheus]:
+    """A Prometheus that reads every pod of some namespaces that a PodMonitor selects now.
 
     Args:
-        kubectl: of the cluster and namespace.
+        kubectl: of the cluster and a namespace.
         program: its path.
         folder: for its data, its configuration and its log.
+        others: of more namespaces.
     """
     with _proxy(kubectl) as address:
         pods = folder / "pods.json"
-        pods.write_text(json.dumps(discovered(kubectl.items("pods"))))
+        there = [pod for each in (kubectl, *others) for pod in each.items("pods")]
+        pods.write_text(json.dumps(discovered(there)))
         jobs = [job(monitor, address, pods) for monitor in pod_monitors()]
         configuration = {"global": {"scrape_interval": SCRAPE}, "scrape_configs": jobs}
         with prometheus(program, configuration, folder) as found:

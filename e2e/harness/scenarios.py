@@ -137,10 +137,10 @@ def kill_operator(world: World, *, kills: int = 3) -> None:
     before = world.service.read()["spec"]["decode"].get("replicas", 1)
     for kill in range(kills):
         world.victim("decode")
-        victim = leader(world.kubectl)
+        victim = leader(world.operator)
         world.service.change({"decode": {"replicas": before + (kill + 1) % 2}})
         time.sleep(world.random.uniform(0, 3))  # Any moment of the change will do.
-        world.kubectl("delete", "pod", victim, "--force", "--grace-period=0", "--wait=false")
+        world.operator("delete", "pod", victim, "--force", "--grace-period=0", "--wait=false")
     world.service.change({"decode": {"replicas": before}})
     world.service.wait_steady()
     _operators_run(world)
@@ -151,16 +151,16 @@ def two_operators(world: World) -> None:
     before = world.service.read()["spec"]["decode"].get("replicas", 1)
     for replicas in (before + 1, before):
         world.victim("decode")
-        leader(world.kubectl)
+        leader(world.operator)
         world.service.change({"decode": {"replicas": replicas}})
-        world.kubectl("delete", "lease", LEASE)
+        world.operator("delete", "lease", LEASE)
         world.service.wait_steady()
     _operators_run(world)
 
 
 def _operators_run(world: World) -> None:
     arguments = ("rollout", "status", f"deployment/{OPERATOR}", "--timeout=120s")
-    world.kubectl(*arguments, timeout=150)
+    world.operator(*arguments, timeout=150)
 
 
 def restart_api_server(world: World) -> None:

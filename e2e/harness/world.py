@@ -27,6 +27,11 @@ class World:
         """Kubectl in the service's namespace."""
         return self.cluster.kubectl
 
+    @property
+    def operator(self) -> Kubectl:
+        """Kubectl in the operator's namespace."""
+        return self.cluster.operator
+
     def victim(self, role: str) -> str:
         """Return a worker of the role that has a request now, with enough streams open.
 
@@ -72,7 +77,11 @@ class Scenario:
 
 
 def leader(kubectl: Kubectl) -> str:
-    """Return the name of the operator's pod that holds the Lease."""
+    """Return the name of the operator's pod that holds the Lease.
+
+    Args:
+        kubectl: in the operator's namespace.
+    """
 
     def held() -> str:
         holder = str(kubectl.read("lease", LEASE)["spec"].get("holderIdentity") or "")

@@ -19,8 +19,8 @@ PRIVATE_RANGES = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10"
 class Settings:
     """One operator's settings; each is the variable STEELYARD_<NAME>."""
 
-    namespace: str | None = None
-    """The only namespace that is watched; None watches the whole cluster."""
+    namespace: tuple[str, ...] = ()
+    """The namespaces that are watched, each with the rights of manifests/base/served; none: all."""
     operator_namespace: str = "steelyard-system"
     """Where the operator runs: its Lease, and the peer of the NetworkPolicies' admin rule."""
     former_operator_namespace: str = ""

@@ -54,6 +54,31 @@ def test_a_new_operator_changes_nothing(cluster: Cluster, tmp_path: Path) -> Non
     assert {name: after.get(name) for name in before} == before
 
 
+def test_one_operator_serves_the_namespaces_that_it_is_given(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Each gets its pods, and a third one gets nothing."""
+    places = [Cluster(cluster.api, f"{cluster.namespace}-{name}") for name in ("a", "b", "c")]
+    for place in places:
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": place.namespace}}
+        assert place.api.call("POST", "/api/v1/namespaces", body).status == 201
+        place.call("POST", CORE, "serviceaccounts", {"metadata": {"name": "default"}})
+        place.apply()
+    settings = {
+        "STEELYARD_NAMESPACE": ",".join(place.namespace for place in places[:2]),
+        "STEELYARD_OPERATOR_NAMESPACE": cluster.namespace,
+    }
+
+    with operating(cluster.api, tmp_path, **settings):
+        for place in places[:2]:
+            eventually(lambda place=place: len(place.pods()) == 2, "two pods")
+        assert places[2].pods() == []
+        # Replaced, so what one namespace lists takes nothing of the other.
+        places[0].delete(CORE, f"pods/{places[0].pods()[0]['metadata']['name']}", grace_seconds=0)
+        eventually(lambda: len(places[0].pods()) == 2, "two pods again")
+        assert len(places[1].pods()) == 2
+
+
 def test_sigterm_gives_the_lease_back(cluster: Cluster, tmp_path: Path) -> None:
     """The process ends with 0, and the next one has a higher epoch without waiting."""
     settings = {"STEELYARD_NAMESPACE": cluster.namespace}

@@ -1,6 +1,7 @@
 """The operator's rights against what it does: all that it needs, and nothing that it does not use.
 
-It runs under its own account with the Role of `manifests/base`, through a service's whole life.
+It runs under its own account from a namespace of its own, with the Roles of `manifests/base`,
+through a service's whole life.
 """
 
 import json
@@ -22,7 +23,8 @@ from steelyard_operator.testing.cluster import (
 from steelyard_operator.testing.life import Life
 
 ROOT = Path(__file__).parents[2]
-RBAC = ROOT / "manifests/base/operator/rbac.yaml"
+AT_HOME = ROOT / "manifests/base/operator/rbac.yaml"
+SERVED = ROOT / "manifests/base/served/operator.yaml"
 ACCOUNT = "steelyard-operator"
 RIGHTS = "/apis/rbac.authorization.k8s.io/v1/namespaces"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -33,16 +35,16 @@ NEVER_CREATED = {("steelyard.dev", "inferenceservices/status")}
 Right = tuple[str, str, str]
 
 
-def documents() -> list[dict[str, Any]]:
-    """Return what the base has in that file."""
-    return [each for each in yaml.safe_load_all(RBAC.read_text()) if each]
+def documents(file: Path) -> list[dict[str, Any]]:
+    """Return what the base has in a file."""
+    return [each for each in yaml.safe_load_all(file.read_text()) if each]
 
 
-def granted() -> set[Right]:
-    """Return verb, group and resource of everything that the Roles allow."""
+def granted(file: Path) -> set[Right]:
+    """Return verb, group and resource of everything that a file's Roles allow."""
     return {
         (verb, group, resource)
-        for document in documents()
+        for document in documents(file)
         for rule in document.get("rules", [])
         for verb in rule["verbs"]
         for group in rule["apiGroups"]
@@ -50,22 +52,26 @@ def granted() -> set[Right]:
     }
 
 
-def account(cluster: Cluster) -> str:
-    """Make the operator's account with its rights; returns a token of it."""
+def account(cluster: Cluster, home: Cluster) -> str:
+    """Make the operator's account at home, with its rights there and here; returns its token."""
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": home.namespace}}
+    assert home.api.call("POST", "/api/v1/namespaces", namespace).status == 201
     body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}}
-    cluster.call("POST", CORE, "serviceaccounts", body)
-    for document in documents():
-        plural = f"{document['kind'].lower()}s"
-        cluster.call("POST", RIGHTS, plural, document)
+    home.call("POST", CORE, "serviceaccounts", body)
+    for where, file in ((home, AT_HOME), (cluster, SERVED)):
+        for document in documents(file):
+            for subject in document.get("subjects", []):
+                subject["namespace"] = home.namespace
+            where.call("POST", RIGHTS, f"{document['kind'].lower()}s", document)
     request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
-    answer = cluster.call("POST", CORE, f"serviceaccounts/{ACCOUNT}/token", request)
+    answer = home.call("POST", CORE, f"serviceaccounts/{ACCOUNT}/token", request)
     return str(answer["status"]["token"])
 
 
-def audited(cluster: Cluster) -> tuple[set[Right], list[str]]:
-    """Return what the account has done, and what was forbidden to it."""
-    user = f"system:serviceaccount:{cluster.namespace}:{ACCOUNT}"
-    done: set[Right] = set()
+def audited(cluster: Cluster, home: Cluster) -> tuple[dict[str, set[Right]], list[str]]:
+    """Return what the account has done, by namespace, and what was forbidden to it."""
+    user = f"system:serviceaccount:{home.namespace}:{ACCOUNT}"
+    done: dict[str, set[Right]] = {}
     forbidden = []
     for line in cluster.api.audit_log.read_text().splitlines():
         event = json.loads(line)
@@ -77,38 +83,45 @@ def audited(cluster: Cluster) -> tuple[set[Right], list[str]]:
             resource += f"/{target['subresource']}"
         if event["responseStatus"]["code"] == 403:
             forbidden.append(f"{event['verb']} {resource}")
-        done.add((event["verb"], target.get("apiGroup", ""), resource))
+        right = (event["verb"], target.get("apiGroup", ""), resource)
+        done.setdefault(target.get("namespace", ""), set()).add(right)
     return done, forbidden
 
 
 def test_no_right_has_a_wildcard() -> None:
     """Also none that a future resource would fall under."""
-    assert not [right for right in granted() if "*" in right]
+    assert not [right for file in (AT_HOME, SERVED) for right in granted(file) if "*" in right]
 
 
-def test_the_operator_uses_its_rights_and_no_others(
-    cluster: Cluster, settings: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_operator_uses_its_rights_and_no_others(cluster: Cluster, tmp_path: Path) -> None:
     """Made, scaled, rolled out seven times, repaired, deleted: all under its own account."""
     gateway_api(cluster)
-    api = replace(cluster.api, token=account(cluster))
+    home = Cluster(cluster.api, f"{cluster.namespace}-system")
+    api = replace(cluster.api, token=account(cluster, home))
+    settings = {
+        "STEELYARD_NAMESPACE": cluster.namespace,
+        "STEELYARD_OPERATOR_NAMESPACE": home.namespace,
+    }
     found = Life(cluster, budget=3)
     try:
         for part in (first_half, second_half):
             with operating(api, tmp_path, **settings):
-                eventually(lambda: holder(cluster.api, cluster.namespace), "it leads")
+                eventually(lambda: holder(cluster.api, home.namespace), "it leads")
                 part(cluster, found)
     finally:
         found.close()
         # Other tests want a cluster that does not know HTTPRoutes.
         cluster.api.call("DELETE", f"{CRDS}/httproutes.gateway.networking.k8s.io")
 
-    done, forbidden = audited(cluster)
+    by_namespace, forbidden = audited(cluster, home)
+    assert by_namespace.keys() == {cluster.namespace, home.namespace}
+    assert by_namespace[home.namespace] == granted(AT_HOME)
+    done = by_namespace[cluster.namespace]
     # Who applies what is not there needs this right as well; the log says `patch`.
     done |= {("create", group, resource) for verb, group, resource in done if verb == "patch"}
     done -= {("create", *each) for each in NEVER_CREATED}
     assert forbidden == []
-    rights = granted()
+    rights = granted(SERVED)
     assert done - rights == set(), "done without a right of the Role"
     assert rights - done - CHECKED_BY_ADMISSION == set(), "rights that nothing uses"
 

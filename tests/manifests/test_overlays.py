@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from kubernetes_validate import validate
 
+from steelyard_operator.api.names import OPERATOR
+
 ROOT = Path(__file__).parents[2]
 Kustomize = Callable[[str | Path], list[dict[str, Any]]]
 Find = Callable[[list[dict[str, Any]], str, str], dict[str, Any]]
@@ -34,12 +36,64 @@ def test_rights_have_no_wildcard_and_read_no_secret(kustomize: Kustomize, folder
     assert not [rule for rule in rules if rule["apiGroups"] == ["rbac.authorization.k8s.io"]]
 
 
-def test_the_base_stays_in_one_namespace(kustomize: Kustomize) -> None:
-    """Who may administer a namespace may install it there."""
+def test_the_operator_lives_apart_from_what_it_serves(kustomize: Kustomize) -> None:
+    """Where services are it has a Role and runs nothing; nothing of it is the cluster's."""
     documents = kustomize(BASE)
 
-    assert {document["metadata"].get("namespace") for document in documents} == {"steelyard"}
-    assert not [document for document in documents if document["kind"].startswith("Cluster")]
+    kinds: dict[str | None, set[str]] = {}
+    for document in documents:
+        kinds.setdefault(document["metadata"].get("namespace"), set()).add(document["kind"])
+    assert kinds.pop(None) == {"Namespace"}
+    assert kinds.keys() == {"steelyard-system", "steelyard"}
+    assert kinds["steelyard"] == {"Role", "RoleBinding", "ServiceAccount"}
+    assert [
+        document["metadata"]["name"]
+        for document in documents
+        if document["kind"] == "ServiceAccount" and document["metadata"]["namespace"] == "steelyard"
+    ] == ["steelyard-router"]
+
+
+@pytest.mark.parametrize("folder", [BASE, *OVERLAYS])
+def test_only_the_operators_account_has_its_rights(
+    kustomize: Kustomize, find: Find, folder: str
+) -> None:
+    """The one in its own namespace; the pods' label is the one that NetworkPolicies admit."""
+    documents = kustomize(folder)
+    bindings = [
+        document
+        for document in documents
+        if document["kind"].endswith("Binding")
+        and document["roleRef"]["name"].startswith("steelyard-operator")
+    ]
+
+    assert bindings
+    assert {(s["name"], s["namespace"]) for b in bindings for s in b["subjects"]} == {
+        ("steelyard-operator", "steelyard-system")
+    }
+    deployment = find(documents, "Deployment", "steelyard-operator")
+    assert deployment["metadata"]["namespace"] == "steelyard-system"
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == OPERATOR
+
+
+def test_the_master_key_is_where_nobody_runs_services(kustomize: Kustomize, find: Find) -> None:
+    """Also in the throwaway installation."""
+    secret = find(kustomize("manifests/overlays/kind"), "Secret", "steelyard-master-key")
+
+    assert secret["metadata"]["namespace"] == "steelyard-system"
+
+
+def test_another_namespace_is_served_by_one_more_folder(kustomize: Kustomize, find: Find) -> None:
+    """The rights of manifests/base/served under another name, for the same account."""
+    folder = ROOT / "build/test-served"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "kustomization.yaml").write_text(
+        "namespace: team-a\nresources: [../../manifests/base/served]\n"
+    )
+    binding = find(kustomize(folder), "RoleBinding", "steelyard-operator")
+
+    assert binding["metadata"]["namespace"] == "team-a"
+    assert binding["subjects"][0]["namespace"] == "steelyard-system"
 
 
 def test_cluster_wide_has_the_same_rights_everywhere(kustomize: Kustomize, find: Find) -> None:
@@ -51,14 +105,16 @@ def test_cluster_wide_has_the_same_rights_everywhere(kustomize: Kustomize, find:
         assert role["rules"] == find(narrow, "Role", name)["rules"]
         assert "namespace" not in role["metadata"]
     binding = find(wide, "ClusterRoleBinding", "steelyard-operator")
-    assert binding["subjects"][0]["namespace"] == "steelyard"
+    assert binding["subjects"][0]["namespace"] == "steelyard-system"
     assert not [
         document
         for document in wide
         if document["kind"] == "RoleBinding" and document["roleRef"]["name"] == "steelyard-operator"
     ]
-    environment = _environment(find(wide, "Deployment", "steelyard-operator"))
-    assert environment["STEELYARD_NAMESPACE"] == {"name": "STEELYARD_NAMESPACE", "value": ""}
+    assert find(wide, "ConfigMap", "steelyard-operator")["data"]["STEELYARD_NAMESPACE"] == ""
+    assert find(narrow, "ConfigMap", "steelyard-operator")["data"]["STEELYARD_NAMESPACE"] == (
+        "steelyard"
+    )
 
 
 @pytest.mark.parametrize("folder", [BASE, *OVERLAYS])
@@ -96,8 +152,3 @@ def test_an_installation_of_ones_own_names_its_images_and_keeps_its_key(
 
     assert secrets[0] == secrets[1]
     assert images == [f"registry.example/team/steelyard-operator:{tag}" for tag in ("1.0", "2.0")]
-
-
-def _environment(deployment: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    container = deployment["spec"]["template"]["spec"]["containers"][0]
-    return {variable["name"]: variable for variable in container["env"]}

@@ -34,7 +34,7 @@ CONTROLLERS = (
 # With its 20 requests a second by default a scheduler would be all that is measured.
 QUICK = ("--kube-api-qps=300", "--kube-api-burst=600", "--leader-elect=false", "--secure-port=0")
 USERS = ("bench", "controllers", "scheduler", "kwok", "standins")
-OPERATOR_NAMESPACE, OPERATOR_ACCOUNT = "steelyard", "steelyard-operator"
+OPERATOR_NAMESPACE, OPERATOR_ACCOUNT = "steelyard-system", "steelyard-operator"
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",

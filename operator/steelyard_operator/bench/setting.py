@@ -23,6 +23,8 @@ CRD = ROOT / "crds/steelyard.dev_inferenceservices.yaml"
 OVERLAY = ROOT / "manifests/overlays/cluster-wide"
 PODS_PER_NODE, SERVICES_PER_NAMESPACE = 200, 50
 AT_A_TIME = 20
+# The one that the base serves; the operator's own is part of the overlay.
+SERVED_NAMESPACE = "steelyard"
 ROUTER_ACCOUNT = "steelyard-router"
 # The operator runs as a program of the bench, so of its installation the rights are left.
 NOT_INSTALLED = {"Deployment", "PodDisruptionBudget", "ConfigMap"}
@@ -32,7 +34,7 @@ def prepare(plane: ControlPlane, options: Options) -> Path:
     """Make what a user has before there is a service; returns the operator's kubeconfig."""
     plane.kubectl("apply", "--filename", str(CRD))
     rendered = list(yaml.safe_load_all(plane.kubectl("kustomize", str(OVERLAY))))
-    objects = [_namespace(OPERATOR_NAMESPACE)]
+    objects = [_namespace(SERVED_NAMESPACE)]
     objects += [each for each in rendered if each["kind"] not in NOT_INSTALLED]
     for name in sorted({where(number) for number in range(options.services)}):
         objects += [_namespace(name), _account(name)]

@@ -6,7 +6,7 @@ only metadata is read. Secrets are not read at all.
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,7 +65,7 @@ class Caches:
     def __init__(
         self,
         client: Client,
-        namespace: str | None,
+        namespaces: Sequence[str],
         *,
         wake: Callable[[Key], None],
         key_of: Callable[[str, str], Key | None],
@@ -75,7 +75,7 @@ class Caches:
 
         Args:
             client: the API server.
-            namespace: the only one that is read, or None.
+            namespaces: those that are read; none: all.
             wake: asks for a pass over a service.
             key_of: finds a service by namespace and name.
             pod_gone: hears of the uid of each pod that is gone.
@@ -102,24 +102,27 @@ class Caches:
             **{kind: label(_child) for kind in (SERVICE, BUDGET, POLICY, HTTP_ROUTE)},
         }
         self._informers: list[Informer[Any]] = [
-            Informer(client, POD, namespace, self.pods, selector=WORKERS),
-            Informer(client, POD, namespace, self.routers, selector=ROUTERS),
-            Informer(
-                client, CONTROLLER_REVISION, namespace, self.revisions, selector=SERVICE_LABEL
-            ),
-            *(
-                Informer(
-                    client,
-                    kind,
-                    namespace,
-                    store,
-                    selector=ROUTERS if kind is DEPLOYMENT else SERVICE_LABEL,
-                    metadata_only=kind is not DEPLOYMENT,
-                    optional=kind is HTTP_ROUTE,
-                )
-                for kind, store in self.children.items()
-            ),
+            informer
+            for namespace in namespaces or (None,)
+            for informer in self._of_namespace(client, namespace)
         ]
+
+    def _of_namespace(self, client: Client, namespace: str | None) -> Iterator[Informer[Any]]:
+        yield Informer(client, POD, namespace, self.pods, selector=WORKERS)
+        yield Informer(client, POD, namespace, self.routers, selector=ROUTERS)
+        yield Informer(
+            client, CONTROLLER_REVISION, namespace, self.revisions, selector=SERVICE_LABEL
+        )
+        for kind, store in self.children.items():
+            yield Informer(
+                client,
+                kind,
+                namespace,
+                store,
+                selector=ROUTERS if kind is DEPLOYMENT else SERVICE_LABEL,
+                metadata_only=kind is not DEPLOYMENT,
+                optional=kind is HTTP_ROUTE,
+            )
 
     async def run(self) -> None:
         """Fill the stores until cancelled."""

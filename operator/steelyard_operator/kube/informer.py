@@ -144,9 +144,17 @@ class Store(Generic[Record]):
             self._removed(uid)
             self._changed(old)
 
-    def keep_only(self, uids: set[str], listed_at: int) -> None:
-        """Take out what a listing did not have, unless it is younger than the listing."""
+    def keep_only(self, uids: set[str], listed_at: int, namespace: str | None = None) -> None:
+        """Take out what a listing did not have, unless it is younger than the listing.
+
+        Args:
+            uids: of the objects that were listed.
+            listed_at: the resource version of the listing.
+            namespace: the only one that was listed, or None.
+        """
         for held in list(self._by_uid.values()):
+            if namespace not in (None, held.namespace):
+                continue
             if held.uid not in uids and held.resource_version <= listed_at:
                 self.remove(held.uid, listed_at)
 
@@ -227,7 +235,7 @@ class Informer(Generic[Record]):
                 uids.add(raw["metadata"]["uid"])
                 self.store.put(raw)
             await asyncio.sleep(0)  # a page takes a while to convert; let others in between
-        self.store.keep_only(uids, int(version))
+        self.store.keep_only(uids, int(version), self._namespace)
         self.synced.set()
         return version
 

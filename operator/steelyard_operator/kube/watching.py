@@ -6,7 +6,7 @@ task and ended by us, last of all; the process' signals stay ours.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import kopf
@@ -28,7 +28,7 @@ Connection = Callable[[], Awaitable[kopf.ConnectionInfo]]
 
 async def watch(
     client: Client,
-    namespace: str | None,
+    namespaces: Sequence[str],
     services: Services,
     connection: Connection,
     *,
@@ -38,25 +38,19 @@ async def watch(
 
     Args:
         client: the API server.
-        namespace: the only one that is watched, or None.
+        namespaces: those that are watched; none: all.
         services: hears of every change.
         connection: how kopf reaches the API server.
         take_signals: sets the process' signal handlers; kopf has set its own when it is called.
     """
-    while True:
-        try:
-            async for _ in client.list_pages(INFERENCE_SERVICE, namespace, page_size=1):
-                break
-            break
-        except ApiError as error:
-            log.warning("waits for InferenceServices to be served: %s", error)
-            await asyncio.sleep(CRD_AGAIN_SECONDS)
+    for namespace in namespaces or (None,):
+        await _served(client, namespace)
     tasks = await kopf.spawn_tasks(
         registry=handlers(services, connection),
         settings=kopf_settings(),
         standalone=True,
-        clusterwide=namespace is None,
-        namespaces=[namespace] if namespace else [],
+        clusterwide=not namespaces,
+        namespaces=list(namespaces),
     )
     take_signals()
     try:
@@ -67,6 +61,18 @@ async def watch(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _served(client: Client, namespace: str | None) -> None:
+    """Wait until resources can be listed: there is the kind, and we have the right."""
+    while True:
+        try:
+            async for _ in client.list_pages(INFERENCE_SERVICE, namespace, page_size=1):
+                break
+            return
+        except ApiError as error:
+            log.warning("waits for InferenceServices to be served: %s", error)
+            await asyncio.sleep(CRD_AGAIN_SECONDS)
 
 
 def handlers(services: Services, connection: Connection) -> kopf.OperatorRegistry:

@@ -257,4 +257,4 @@ def release(api: Any, namespace: str) -> None:
 def holder(api: Any, namespace: str = "steelyard-system") -> str:
     """Return who holds the Lease; empty where nobody does."""
     reply = api.call("GET", LEASE.format(namespace))
-    return str(reply.body["spec"]["holderIdentity"]) if reply.status == 200 else ""
+    return str(reply.body["spec"].get("holderIdentity", "")) if reply.status == 200 else ""

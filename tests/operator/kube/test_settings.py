@@ -6,6 +6,12 @@ from steelyard_operator.errors import UserError
 from steelyard_operator.settings import from_environment
 
 
+@pytest.mark.parametrize(("text", "namespaces"), [("", ()), ("a", ("a",)), ("a, b", ("a", "b"))])
+def test_namespaces_stand_with_commas(text: str, namespaces: tuple[str, ...]) -> None:
+    """None of them means all."""
+    assert from_environment({"STEELYARD_NAMESPACE": text}).namespace == namespaces
+
+
 def test_a_tick_is_a_number_of_seconds() -> None:
     """Fractions too."""
     assert from_environment({"STEELYARD_TICK_SECONDS": "2.5"}).tick_seconds == 2.5

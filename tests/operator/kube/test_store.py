@@ -78,6 +78,16 @@ def test_a_listing_keeps_what_is_younger_than_itself(store: Store[int]) -> None:
     assert [held.uid for held in store.of("ns", "demo")] == ["young"]
 
 
+def test_a_listing_of_one_namespace_says_nothing_of_others(store: Store[int]) -> None:
+    """An operator of several namespaces lists each on its own."""
+    store.put(raw(1, "here"))
+    store.keep_only(set(), 5, "elsewhere")
+    assert [held.uid for held in store.of("ns", "demo")] == ["here"]
+
+    store.keep_only(set(), 5, "ns")
+    assert store.of("ns", "demo") == ()
+
+
 def test_an_object_that_changes_its_label_moves(store: Store[int]) -> None:
     """It is listed under the service that it names now."""
     store.put(raw(1))
