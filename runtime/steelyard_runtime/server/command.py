@@ -10,6 +10,7 @@ import uvloop
 from steelyard_runtime import logs
 from steelyard_runtime.parent_pipe import exit_with_parent
 from steelyard_runtime.server import flags
+from steelyard_runtime.server.connections import raise_file_limit
 from steelyard_runtime.server.engine_process import ENGINE_COMMAND
 from steelyard_runtime.server.worker_process import INTERRUPTED, WorkerProcess
 from steelyard_runtime.tokenization.parsers.registry import check_parser_names
@@ -24,7 +25,9 @@ def main(arguments: Sequence[str], *, engine_command: Sequence[str] = ENGINE_COM
     settings, config = flags.parse(arguments, os.environ)
     check_parser_names(settings.tool_call_parser, settings.reasoning_parser)
     logs.configure(settings.log_level)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # A warning for each request that is no HTTP would let strangers fill the log.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    raise_file_limit()
     exit_with_parent(os.environ)
 
     async def run() -> int:

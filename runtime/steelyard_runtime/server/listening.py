@@ -2,21 +2,22 @@
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Iterator
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from steelyard_runtime.errors import ConfigError, RequestError
-from steelyard_runtime.server.failures import error_body
+from steelyard_runtime.errors import ConfigError
+from steelyard_runtime.server.connections import ConnectionLimits, Connections
+from steelyard_runtime.server.http_protocol import HttpProtocol
 
 BACKLOG = 2048
-# Longer than clients and our router keep idle connections, so that they close them, not we.
-KEEP_ALIVE_SECONDS = 75
-# How often the `Date` header is renewed; uvicorn's own loop wakes ten times as often.
-TICK_SECONDS = 1.0
+# What the kernel keeps for a reader that stops (it doubles the number): 2,000 such readers would
+# take gigabytes of what it gives by itself.
+SEND_BUFFER_BYTES = 256 * 1024
 
 
 def bind(host: str, port: int, flag: str) -> socket.socket:
@@ -35,6 +36,7 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         sock.bind(address)
         # Two sockets may be bound to one port until one of them listens.
         sock.listen(BACKLOG)
@@ -46,35 +48,26 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
     return sock
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1, with OpenAI's error shape also for what is no HTTP at all."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Answer a request that cannot be parsed, and close."""
-        body = error_body(RequestError(f"the request is not valid HTTP: {msg}"))
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            b"connection: close\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        )
-        self.transport.close()
-
-
 class HttpServer(uvicorn.Server):
     """One port's server in a loop that others share: signals and process exit are not its own."""
 
-    def __init__(self, app: ASGIApp, sock: socket.socket) -> None:
+    def __init__(
+        self, app: ASGIApp, sock: socket.socket, limits: ConnectionLimits | None = None
+    ) -> None:
+        self.connections = Connections(limits or ConnectionLimits())
+        limits = self.connections.limits
         super().__init__(
             uvicorn.Config(
                 app,
                 loop="none",
-                http=Protocol,
+                http=cast(Any, functools.partial(HttpProtocol, connections=self.connections)),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_keep_alive=int(limits.keep_alive_seconds),
                 timeout_graceful_shutdown=1,
             )
         )
@@ -100,10 +93,15 @@ class HttpServer(uvicorn.Server):
             await asyncio.sleep(0)
 
     async def main_loop(self) -> None:
-        """Tick until `close`, which does not wait for the next tick."""
+        """Tick until `close`, which does not wait for the next tick.
+
+        Each tick renews the `Date` header and ends connections that take too long; uvicorn's own
+        loop wakes ten times as often.
+        """
         while not await self.on_tick(0):
+            self.connections.sweep()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), TICK_SECONDS)
+                await asyncio.wait_for(self._closing.wait(), self.connections.limits.sweep_seconds)
 
     @property
     def has_connections(self) -> bool:

@@ -1,8 +1,10 @@
 """What the HTTP process of a worker is told to do; `flags.py` alone reads flags."""
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from steelyard_runtime.server.connections import ConnectionLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class ServerSettings:
     tool_call_parser: str = "hermes"
     reasoning_parser: str | None = None
     log_level: str = "info"
+    connections: ConnectionLimits = field(default_factory=ConnectionLimits)  # no flags
 
     @property
     def is_exposed(self) -> bool:

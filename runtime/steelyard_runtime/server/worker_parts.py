@@ -2,16 +2,22 @@
 
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steelyard_runtime.server.admin import build_admin_app
 from steelyard_runtime.server.app import build_app
+from steelyard_runtime.server.connections import within_files
 from steelyard_runtime.server.engine_client import EngineClient
 from steelyard_runtime.server.listening import HttpServer, bind
 from steelyard_runtime.server.metrics import WorkerMetrics
 from steelyard_runtime.server.served_model import Worker
 from steelyard_runtime.server.settings import ServerSettings
 from steelyard_runtime.server.worker_state import WorkerState
+
+# Of the files that this process may open.
+SERVING_SHARE, ADMIN_SHARE = 0.75, 0.2
+# The operator and whoever looks: a few of each.
+ADMIN_CONNECTIONS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +63,11 @@ def put_together(
     client = EngineClient(engine, metrics.take_engine_stats)
     state = WorkerState(client, metrics, role, transfers_kv=not settings.is_exposed)
     worker = Worker(settings, state, time.monotonic_ns, time.time)
+    limits = settings.connections
+    serving = replace(limits, at_most=within_files(limits.at_most, SERVING_SHARE))
+    admin = replace(limits, at_most=within_files(ADMIN_CONNECTIONS, ADMIN_SHARE))
     servers = (
-        HttpServer(build_app(worker), bound.serving),
-        HttpServer(build_admin_app(settings, state), bound.admin),
+        HttpServer(build_app(worker), bound.serving, serving),
+        HttpServer(build_admin_app(settings, state), bound.admin, admin),
     )
     return WorkerParts(client, state, worker, servers)
