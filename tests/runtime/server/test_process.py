@@ -124,7 +124,7 @@ def test_drain_has_a_deadline(start: Start) -> None:
     request = client.build_request("POST", "/v1/completions", json=body)
     with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as raw:
         raw.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Type: application/json\r\n"
             + f"Content-Length: {len(request.content)}\r\n\r\n".encode()
             + request.content
         )
