@@ -97,7 +97,7 @@ def test_impatient_signals_end_at_once(
     engine = process.engine_pid()
     with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as raw:
         raw.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"POST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Type: application/json\r\n"
             b"Content-Length: 14\r\n\r\n" + b'{"prompt":"x"}'
         )
         name = "vllm:num_requests_running"
