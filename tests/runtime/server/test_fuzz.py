@@ -219,9 +219,9 @@ def test_raw_bytes_do_not_stop_the_server(url: str, client: httpx.Client) -> Non
         [
             b"",
             b"POST /v1/completions HTTP/1.1\r\n",
-            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n",
-            b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
-            b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+            b"POST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Length: 9999\r\n\r\n",
+            b"POST /v1/completions HTTP/1.1\r\nHost: [::1]\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"GET /health HTTP/1.1\r\nHost: [::1]\r\nContent-Length: -1\r\n\r\n",
         ]
     )
 
