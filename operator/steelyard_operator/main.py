@@ -15,6 +15,7 @@ import sys
 import uuid
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from steelyard_operator.errors import OperatorError
@@ -25,10 +26,12 @@ from steelyard_operator.kube.caches import Caches
 from steelyard_operator.kube.children import Children
 from steelyard_operator.kube.client import Client
 from steelyard_operator.kube.events import Events
+from steelyard_operator.kube.failures import Failures
 from steelyard_operator.kube.leader import Leadership
 from steelyard_operator.kube.queue import WorkQueue
 from steelyard_operator.kube.reporting import Reporting
 from steelyard_operator.kube.revisions import Revisions
+from steelyard_operator.kube.room import Room
 from steelyard_operator.kube.routers import Routers
 from steelyard_operator.kube.service_secrets import ServiceSecrets
 from steelyard_operator.kube.services import Services
@@ -145,6 +148,7 @@ def _assembled(
         ledger=_to_ledger,
         tick_seconds=settings.tick_seconds,
     )
+    events = Events(client, identity)
     reconciler = Reconciler(
         Parts(
             settings=settings,
@@ -165,7 +169,9 @@ def _assembled(
             transacting=Transacting(reporting, leadership),
             reporting=reporting,
             balancing=balancing,
-            events=Events(client, identity),
+            events=events,
+            failures=Failures(reporting, events, now=lambda: datetime.now(UTC)),
+            room=Room(caches.pods, wake=queue.add),
             secrets=secrets,
             master_key=master_key,
         )

@@ -9,7 +9,6 @@ from typing import Any
 
 from steelyard_operator.api.load import read, read_status
 from steelyard_operator.api.names import Role
-from steelyard_operator.api.status import InferenceServiceStatus
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.backends.base import Flip
 from steelyard_operator.backends.registry import backend
@@ -21,12 +20,14 @@ from steelyard_operator.kube.balancing import Balancing
 from steelyard_operator.kube.caches import Caches
 from steelyard_operator.kube.children import Children, is_leftover
 from steelyard_operator.kube.events import Events, Happening
+from steelyard_operator.kube.failures import Failures
 from steelyard_operator.kube.kinds import DEPLOYMENT
 from steelyard_operator.kube.memory import Memory
 from steelyard_operator.kube.metrics import RECONCILE_SECONDS, RECONCILES
 from steelyard_operator.kube.queue import Key
 from steelyard_operator.kube.reporting import Reporting, plain
 from steelyard_operator.kube.revisions import Revisions
+from steelyard_operator.kube.room import LOOK_AGAIN_SECONDS, Room
 from steelyard_operator.kube.service_secrets import ServiceSecrets
 from steelyard_operator.kube.services import Services
 from steelyard_operator.kube.token import MasterKey
@@ -37,7 +38,7 @@ from steelyard_operator.planning.deciding import decide
 from steelyard_operator.planning.desired import Desired
 from steelyard_operator.planning.flip import donors
 from steelyard_operator.planning.observed import Observed
-from steelyard_operator.planning.status import status, unreadable
+from steelyard_operator.planning.status import status
 from steelyard_operator.planning.trouble import unsupported
 from steelyard_operator.render.children import children
 from steelyard_operator.render.fetching import refused_fetch
@@ -67,6 +68,8 @@ class Parts:
     reporting: Reporting
     balancing: Balancing
     events: Events
+    failures: Failures
+    room: Room
     secrets: ServiceSecrets
     master_key: MasterKey
 
@@ -88,16 +91,18 @@ class Reconciler:
 
     async def __call__(self, key: Key) -> float | None:
         """Do one pass; returns after how many seconds to look again."""
+        raw = self._parts.services.get(key)
         with RECONCILE_SECONDS.time():
             try:
-                raw = self._parts.services.get(key)
                 if raw is None:
                     self._forget(key[1])
                     RECONCILES.labels("gone").inc()
                     return None
                 again = await self._pass(raw)
-            except BaseException:
+            except BaseException as error:
                 RECONCILES.labels("failed").inc()
+                if raw is not None and isinstance(error, Exception):
+                    await self._parts.failures.tell_failure(raw, error)
                 raise
         RECONCILES.labels("done").inc()
         return again
@@ -109,7 +114,8 @@ class Reconciler:
         try:
             service = read(raw)
         except UserError as error:
-            return await self._say_unreadable(raw, owner, previous, str(error))
+            await self._parts.failures.tell_unreadable(raw, owner, str(error))
+            return RESYNC_SECONDS
         memory = self._memories.setdefault(owner.uid, Memory())
         refusal = (
             unsupported(service, engine_unsupported(service))
@@ -147,13 +153,15 @@ class Reconciler:
             memory.forget_refusals()
         else:
             result = await self._apply(
-                scene, service, the_plan, want=want, memory=memory, served=served
+                scene, service, the_plan, want=want, seen=seen, memory=memory, served=served
             )
         seen = replace(
             seen,
             foreign=memory.all_foreign,
             refused=memory.refused,
             refused_object=memory.refused_object,
+            queued=result.queued > 0,
+            internal=self._parts.balancing.failure((owner.namespace, owner.uid)),
         )  # the status says at once what came of the plan
         # A wait for quota is no news for as long as nothing was made.
         waits = [RESYNC_SECONDS, the_plan.look_again_after_seconds]
@@ -161,6 +169,7 @@ class Reconciler:
         acted = result.carried_out or result.late or result.failed
         waits += [SOON_SECONDS if acted else None]
         waits += [memory.look_again_after(self._clock())]
+        waits += [LOOK_AGAIN_SECONDS if result.queued else None]
         made = status(
             service,
             generation=int(meta["generation"]),
@@ -222,6 +231,7 @@ class Reconciler:
         the_plan: Plan,
         *,
         want: Desired,
+        seen: Observed,
         memory: Memory,
         served: bool,
     ) -> Result:
@@ -246,33 +256,17 @@ class Reconciler:
             creating = create and any(isinstance(a, CreatePod) for a in the_plan.actions)
             await parts.secrets.ensure(owner, memory, creating=creating)
             memory.refused_object = next(iter(applied.refused), None)
-        result = await parts.acting.act(scene, the_plan, create=create)
+        key = (owner.namespace, owner.uid)
+        asked = sum(isinstance(a, CreatePod) for a in the_plan.actions) if create else 0
+        granted = parts.room.grant(key, seen.pods, asked)
+        result = await parts.acting.act(scene, the_plan, creations=granted)
+        result.queued = asked - granted
         for slot, said in result.foreign_slots.items():
             memory.foreign_slots[slot] = (now + FOREIGN_SLOT_SECONDS, said)
         memory.note(result, self._clock())
         if not create:
             result.late += now >= memory.refused_until
         return result
-
-    async def _say_unreadable(
-        self, raw: Raw, owner: Owner, previous: InferenceServiceStatus | None, sentence: str
-    ) -> float:
-        old = previous or InferenceServiceStatus()
-        generation = int(raw["metadata"]["generation"])
-        now = self._now().replace(microsecond=0)
-        conditions = unreadable(sentence, generation, old.conditions, now)
-        said = {each.type: (each.status, each.message) for each in old.conditions}
-        if any(said.get(each.type) != (each.status, each.message) for each in conditions):
-            kept = [
-                each for each in old.conditions if each.type not in {c.type for c in conditions}
-            ]
-            made = old.model_copy(
-                update={"conditions": [*conditions, *kept], "observed_generation": generation}
-            )
-            await self._parts.reporting.write(raw, plain(previous), plain(made))
-            happening = Happening("NotValid", sentence, "Reading", warning=True)
-            await self._parts.events.tell(owner, happening)
-        return RESYNC_SECONDS
 
     async def _warn(self, owner: Owner, memory: Memory) -> None:
         for sentence in memory.all_foreign:
@@ -291,3 +285,4 @@ class Reconciler:
         self._memories.pop(uid, None)
         self._parts.children.forget(uid)
         self._parts.reporting.forget(uid)
+        self._parts.room.forget(uid)

@@ -95,6 +95,8 @@ class Result:
     late: int = 0
     """How many actions were overtaken by a change."""
     failed: list[ApiError] = field(default_factory=list)
+    queued: int = 0
+    """How many pods were not made because many others of the namespace are in creation."""
 
 
 class Acting:
@@ -121,13 +123,13 @@ class Acting:
         self._routers_key = routers_key
         self._clock = clock
 
-    async def act(self, scene: Scene, plan: Plan, *, create: bool) -> Result:
+    async def act(self, scene: Scene, plan: Plan, *, creations: int) -> Result:
         """Carry out a plan's actions, several at a time.
 
         Args:
             scene: the service.
             plan: the actions.
-            create: whether pods may be made in this pass.
+            creations: how many pods may be made in this pass.
         """
         result = Result()
         places = asyncio.Semaphore(AT_A_TIME)
@@ -136,8 +138,9 @@ class Acting:
             async with places:
                 await self._one(scene, action, result)
 
-        chosen = [a for a in plan.actions if create or not isinstance(a, CreatePod)]
-        await asyncio.gather(*(one(action) for action in chosen))
+        made = [a for a in plan.actions if isinstance(a, CreatePod)][:creations]
+        others = [a for a in plan.actions if not isinstance(a, CreatePod)]
+        await asyncio.gather(*(one(action) for action in (*others, *made)))
         return result
 
     async def adopt(self, owner: Owner) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from steelyard_operator.api.load import read, read_status
@@ -21,6 +21,7 @@ from steelyard_operator.backends.registry import backend
 from steelyard_operator.errors import UserError
 from steelyard_operator.kube.answers import Raw
 from steelyard_operator.kube.caches import Caches
+from steelyard_operator.kube.failures import failure_words
 from steelyard_operator.kube.metrics import TICKS
 from steelyard_operator.kube.queue import Key
 from steelyard_operator.kube.routers import Routers
@@ -110,6 +111,7 @@ class Balancing:
         self._now = now
         self._sleep = sleep
         self._known: dict[Key, _Service] = {}
+        self._failures: dict[Key, str] = {}
 
     async def run(self) -> None:
         """Tick until cancelled."""
@@ -122,6 +124,8 @@ class Balancing:
     async def tick_all(self) -> None:
         """Read every service whose time has come."""
         keys = set(self._services.keys())
+        for key in self._failures.keys() - keys:
+            del self._failures[key]
         for key in self._known.keys() - keys:
             unmeasure_service(key[0], self._known.pop(key).spec.metadata.name)
         due = iter([key for key in keys if self._due(key)])
@@ -142,6 +146,10 @@ class Balancing:
         known = self._known.get(key)
         return measured(known.spec, known.balance) if known else None
 
+    def failure(self, key: Key) -> str | None:
+        """Return what went wrong in a service's last tick."""
+        return self._failures.get(key)
+
     def _due(self, key: Key) -> bool:
         known = self._known.get(key)
         if known is None or known.read_at is None:
@@ -158,12 +166,19 @@ class Balancing:
         raw = self._services.get(key)
         if raw is None or raw["metadata"].get("deletionTimestamp") is not None:
             return
+        before = self._failures.pop(key, None)
         try:
             await self._tick(key, raw)
         except UserError:
             pass  # the pass over it says so in its status
-        except Exception:
-            log.exception("%s/%s: not balanced in this tick", key[0], raw["metadata"]["name"])
+        except Exception as error:
+            said = self._failures[key] = failure_words(error)
+            if said != before:
+                log.exception("%s/%s: not balanced in this tick", key[0], raw["metadata"]["name"])
+            if (known := self._known.get(key)) is not None:
+                known.balance = replace(known.balance, wanted=None)
+        if self._failures.get(key) != before:
+            self._wake(key)
 
     async def _tick(self, key: Key, raw: Raw) -> None:
         known = self._service(key, raw)

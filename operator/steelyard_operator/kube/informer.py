@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from steelyard_operator.kube.answers import Raw
 from steelyard_operator.kube.client import Client
-from steelyard_operator.kube.errors import ApiError, Expired, NotFound, Refused
+from steelyard_operator.kube.errors import ApiError, Expired, NotFound, Refused, words
 from steelyard_operator.kube.kinds import Kind
 from steelyard_operator.kube.metrics import RELISTS
 
@@ -66,7 +66,7 @@ class Store(Generic[Record]):
         """Make an empty store.
 
         Args:
-            convert: makes the record; KeyError, TypeError and ValueError say that it is not ours.
+            convert: makes the record; an error says that the object is not ours.
             label: the label with the service's name.
             changed: hears of each object that is new, changed or gone, but for our own writes.
             removed: hears of the uid of each object that is gone.
@@ -103,9 +103,9 @@ class Store(Generic[Record]):
             return False
         try:
             record = self._convert(raw)
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:  # one object must not end the watch of all
             log.warning(
-                "%s/%s: not one of ours, ignored: %r", meta["namespace"], meta["name"], error
+                "%s/%s: not one of ours, ignored: %s", meta["namespace"], meta["name"], words(error)
             )
             return False
         controller = controller_of(meta)

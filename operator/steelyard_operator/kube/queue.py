@@ -116,7 +116,10 @@ class WorkQueue:
             try:
                 again_after = await work(key)
                 self._failures.pop(key, None)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                    raise  # it is us who end; what else was cancelled is this key's failure
                 failures = self._failures[key] = self._failures.get(key, 0) + 1
                 again_after = min(
                     FIRST_BACK_OFF_SECONDS * 2.0 ** min(failures - 1, 20), LONGEST_BACK_OFF_SECONDS
@@ -127,7 +130,8 @@ class WorkQueue:
                     failures,
                     again_after,
                     words(error),
-                    exc_info=not isinstance(error, OperatorError),
+                    # Where it comes from is told once: a key may fail for ever.
+                    exc_info=failures == 1 and not isinstance(error, OperatorError),
                 )
             finally:
                 self._busy.discard(key)

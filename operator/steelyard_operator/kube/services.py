@@ -13,6 +13,12 @@ from steelyard_operator.kube.queue import Key
 
 Raw = dict[str, Any]
 
+KEPT = (
+    *("name", "namespace", "uid", "resourceVersion", "generation", "labels"),
+    *("creationTimestamp", "deletionTimestamp"),
+)
+"""What is read of a resource's metadata."""
+
 
 class Services:
     """Resources by key; a change wakes its key."""
@@ -46,7 +52,8 @@ class Services:
         old = self._raw.get(key)
         if old is not None and _version(old) >= _version(body):
             return False
-        kept = {field: value for field, value in meta.items() if field != "managedFields"}
+        # Annotations may be as long as the rest, and hold it once more (kubectl's last-applied).
+        kept = {field: meta[field] for field in KEPT if field in meta}
         self._raw[key] = {**body, "metadata": kept}
         self._by_name[meta["namespace"], meta["name"]] = key
         return True

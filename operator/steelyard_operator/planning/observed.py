@@ -147,3 +147,7 @@ class Observed:
     """What the API server said to the last pod that it did not admit (quota, policy)."""
     refused_object: str | None = None
     """The same for an object other than a pod, or why its kind is not known."""
+    queued: bool = False
+    """Pods are not made for now, because many of the namespace are in creation."""
+    internal: str | None = None
+    """What went wrong inside the operator with this service's balance."""

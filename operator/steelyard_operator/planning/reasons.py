@@ -26,6 +26,8 @@ NOT_VALID = "NotValid"
 DEADLINE = "ProgressDeadlineExceeded"
 TOO_SMALL = "CapacityTooSmall"
 DELETING = "Deleting"
+QUEUED = "Queued"  # its next pods wait for others of the namespace to become ready
+INTERNAL = "InternalError"  # of the operator; it is tried again
 
 # ModelReady
 LOADED = "Loaded"

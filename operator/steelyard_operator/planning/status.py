@@ -116,6 +116,22 @@ def unreadable(
     ]
 
 
+def interrupted(
+    sentence: str, reason: str, generation: int, previous: Sequence[Condition], now: datetime
+) -> Condition:
+    """Return the condition of a service over which a pass has failed, and is tried again."""
+    kind, state = ConditionType.RECONCILING, ConditionStatus.TRUE
+    since = {(each.type, each.status): each.last_transition_time for each in previous}
+    return Condition(
+        type=kind,
+        status=state,
+        observed_generation=generation,
+        last_transition_time=since.get((kind, state), now),
+        reason=reason,
+        message=f"a pass over this service failed and is tried again: {sentence}"[:1000],
+    )
+
+
 def materially_different(old: InferenceServiceStatus | None, new: InferenceServiceStatus) -> bool:
     """Whether more changed than counts that come and go with every request."""
     return old is None or _lasting(old) != _lasting(new)

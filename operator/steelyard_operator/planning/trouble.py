@@ -60,10 +60,7 @@ def troubles(
             f"{_why(seen)}; change the template, or go back to the old one",
             stalled=True,
         )
-    if seen.refused is not None:
-        yield Trouble(reasons.QUOTA, f"a pod was not admitted: {seen.refused}")
-    if seen.refused_object is not None:
-        yield Trouble(reasons.QUOTA, f"an object was not admitted: {seen.refused_object}")
+    yield from _hindrances(seen)
     for pod in seen.pods:
         if pod.deleting or pod.ready:
             continue
@@ -73,6 +70,21 @@ def troubles(
             yield Trouble(reasons.IMAGE_PULL, f"{pod.name}: {_said(pod)}")
         elif failing(pod):
             yield Trouble(reasons.CRASH_LOOP, f"{pod.name}: {_said(pod)}")
+
+
+def _hindrances(seen: Observed) -> Iterator[Trouble]:
+    """Yield what may pass by itself and is no pod's own."""
+    if seen.refused is not None:
+        yield Trouble(reasons.QUOTA, f"a pod was not admitted: {seen.refused}")
+    if seen.refused_object is not None:
+        yield Trouble(reasons.QUOTA, f"an object was not admitted: {seen.refused_object}")
+    if seen.internal is not None:
+        yield Trouble(reasons.INTERNAL, f"its balance could not be found: {seen.internal}")
+    if seen.queued:
+        yield Trouble(
+            reasons.QUEUED,
+            "more pods are made as those of this namespace that are in creation become ready",
+        )
 
 
 def rolling(want: Desired, seen: Observed) -> list[Pod]:

@@ -254,14 +254,17 @@ async def test_what_came_while_routers_were_silent_has_its_time() -> None:
 
 
 async def test_trouble_with_one_service_ends_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """The next tick tries again."""
+    """The next tick tries again; until then the service's status can say why."""
     rig = Rig(prefill=RANGE, decode=RANGE)
     rig.broken = True
     await rig.run(2)
+    told = rig.balancing.failure(KEY)
     rig.broken = False
     await rig.run(1)
 
-    assert "not balanced in this tick" in caplog.text
+    assert caplog.text.count("not balanced in this tick") == 1  # told once, not in every tick
+    assert told == "RuntimeError: broken"
+    assert rig.balancing.failure(KEY) is None
     assert rig.balancing.measured(KEY) is not None
 
 
