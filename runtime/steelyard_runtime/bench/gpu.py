@@ -27,7 +27,8 @@ from steelyard_runtime.engine.gpu_memory import free_for_kv
 from steelyard_runtime.engine.kv_pool import KVPool
 from steelyard_runtime.engine.model_runner import ModelRunner
 from steelyard_runtime.ipc.messages import AddRequest
-from steelyard_runtime.structured.grammar import GrammarCompiler, GrammarVocabulary
+from steelyard_runtime.structured.matchers import GrammarVocabulary
+from steelyard_runtime.structured.service import GrammarService
 from steelyard_runtime.transfer.registry import make_transfer
 
 BLOCK_TOKENS = 16
@@ -73,7 +74,7 @@ class Rig:
         self.engine = Engine(
             scheduler=scheduler,
             runner=self.runner,
-            compiler=GrammarCompiler(lambda: GrammarVocabulary("", 0, ())),
+            grammars=GrammarService(lambda: GrammarVocabulary("", 0, ())),
             transfer=transfer,
             eos_token_ids=frozenset(),
             vocab_size=model.vocab_size,

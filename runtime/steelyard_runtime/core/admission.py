@@ -56,7 +56,7 @@ class Admission:
         reserve = num_running
         slots = self._config.max_num_seqs - num_running
         head_waits = False
-        for sequence in waiting:
+        for sequence in (each for each in waiting if not each.is_held):
             can_run = slots > 0 and budget > 0
             some_may_run = can_run and (may_allocate or waiting.holders)
             some_may_pull = may_allocate and waiting.num_remote

@@ -1,23 +1,45 @@
 """How one sequence is sampled and when it ends; travels from the HTTP process to the engine.
 
 Values are already validated when they get here (`server/` does that); nothing in this module
-checks ranges.
+checks ranges, but for a grammar's length.
 """
 
 from typing import Literal
 
 import msgspec
 
+from steelyard_runtime.errors import RequestError
+
 
 class Grammar(msgspec.Struct, frozen=True):
     """What the output must match; compiled by `structured/` in the engine process.
 
     `text` is a JSON schema for `json_schema`, empty for `json_object`, a pattern for `regex`
-    and a Lark grammar for `lark`.
+    and a Lark grammar for `lark`. `field` is the request's field that errors name.
     """
 
     kind: Literal["json_schema", "json_object", "regex", "lark"]
     text: str = ""
+    field: str = "response_format"
+
+
+MAX_GRAMMAR_BYTES = 512 * 1024
+"""The longest grammar: four times what OpenAI allows for all names and values of a schema."""
+
+
+def check_length(grammar: Grammar) -> None:
+    """Refuse a grammar that is too long to be sent around for every choice of a request.
+
+    Raises:
+        RequestError: it is (400).
+    """
+    length = len(grammar.text.encode(errors="surrogatepass"))
+    if length > MAX_GRAMMAR_BYTES:
+        raise RequestError(
+            f"`{grammar.field}` holds a grammar of {length} bytes; at most {MAX_GRAMMAR_BYTES} "
+            "are allowed",
+            param=grammar.field,
+        )
 
 
 class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):

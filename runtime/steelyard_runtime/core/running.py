@@ -56,7 +56,7 @@ class RunningBatch:
         """
         budget = self._config.max_num_batched_tokens
         running = self._running
-        num_decoding = sum(1 for sequence in running if sequence.num_pending == 1)
+        num_decoding = sum(1 for each in running if each.num_pending == 1 and not each.is_held)
         decode_budget = min(num_decoding, budget)
         prefill_budget = budget - decode_budget
         if num_decoding and role is Role.DECODE:
@@ -65,6 +65,8 @@ class RunningBatch:
         while index < len(running):
             sequence = running[index]
             index += 1
+            if sequence.is_held:
+                continue
             pending = sequence.num_pending
             available = decode_budget if pending == 1 else prefill_budget
             if not available:

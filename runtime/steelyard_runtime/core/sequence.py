@@ -43,6 +43,7 @@ class Sequence:
     num_remote_tokens: int = 0  # prompt tokens that were pulled
     num_preemptions: int = 0
     wants_remote: bool = False  # a pull is still to be tried before this sequence may run
+    is_held: bool = False  # what its next token needs is not there: it sits steps out
     finish_reason: str | None = None
     error: BaseException | None = None  # why it ended, where `finish_reason` is "error"
     arrival_index: int = 0  # older sequences have smaller ones; set by the scheduler

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Literal
@@ -25,7 +26,8 @@ from steelyard_runtime.models.batch import Model
 from steelyard_runtime.models.checkpoint import open_checkpoint
 from steelyard_runtime.models.fingerprint import fingerprint
 from steelyard_runtime.models.registry import load_model
-from steelyard_runtime.structured.grammar import GrammarCompiler, GrammarVocabulary
+from steelyard_runtime.structured.matchers import GrammarVocabulary
+from steelyard_runtime.structured.service import GrammarService
 from steelyard_runtime.tokenization.loading import load_tokenizer
 from steelyard_runtime.transfer.interface import Transfer
 from steelyard_runtime.transfer.registry import make_transfer
@@ -42,10 +44,12 @@ class Assembly:
     engine: Engine
     runner: ModelRunner
     transfer: Transfer
+    grammars: GrammarService
     ready: Ready
 
     def close(self) -> None:
-        """Stop the transfer threads."""
+        """Stop the threads and processes beside the step thread."""
+        self.grammars.close()
         self.transfer.close()
 
 
@@ -57,7 +61,7 @@ def assemble(
     Args:
         config: the worker's configuration.
         on_progress: told the stage (`load`, `warmup`) and its percent.
-        wake: called from transfer threads when an event is waiting.
+        wake: called from other threads when an event is waiting.
 
     Raises:
         ConfigError: a flag, the checkpoint, the device or a port is wrong.
@@ -97,6 +101,14 @@ def assemble(
         BlockManager(pool.num_blocks),
     )
     on_progress("load", 100)
+    grammars = GrammarService(
+        lambda: GrammarVocabulary(
+            tokenizer.to_json(), model.vocab_size, tuple(sorted(eos_token_ids))
+        ),
+        wake=wake,
+    )
+    preparing = threading.Thread(target=grammars.prepare, name="grammar-vocabulary", daemon=True)
+    preparing.start()
     runner = ModelRunner(model, pool, device)
     on_progress("warmup", 0)
     runner.warm_up(config.max_num_batched_tokens)
@@ -104,6 +116,7 @@ def assemble(
         on_progress("warmup", 50)
         runner.record_graphs(config.max_num_seqs, max_model_len)
     on_progress("warmup", 100)
+    preparing.join()
     transfer = make_transfer(
         config.transfer,
         engine_id=config.engine_id,
@@ -116,11 +129,7 @@ def assemble(
     engine = Engine(
         scheduler=scheduler,
         runner=runner,
-        compiler=GrammarCompiler(
-            lambda: GrammarVocabulary(
-                tokenizer.to_json(), model.vocab_size, tuple(sorted(eos_token_ids))
-            )
-        ),
+        grammars=grammars,
         transfer=transfer,
         eos_token_ids=eos_token_ids,
         vocab_size=model.vocab_size,
@@ -138,7 +147,7 @@ def assemble(
         device=str(device),
         dtype=str(dtype).removeprefix("torch."),
     )
-    return Assembly(engine, runner, transfer, ready)
+    return Assembly(engine, runner, transfer, grammars, ready)
 
 
 def _device(name: str) -> torch.device:

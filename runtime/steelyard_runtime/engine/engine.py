@@ -29,7 +29,7 @@ from steelyard_runtime.engine.sampling_step import sample_step
 from steelyard_runtime.engine.statistics import Statistics
 from steelyard_runtime.errors import ENDS_PROCESS, RequestError
 from steelyard_runtime.ipc.messages import AddRequest, Output
-from steelyard_runtime.structured.grammar import GrammarCompiler
+from steelyard_runtime.structured.service import GrammarService
 from steelyard_runtime.transfer.interface import (
     LeaseEnded,
     PullDone,
@@ -50,7 +50,7 @@ class Engine:
         *,
         scheduler: Scheduler,
         runner: Runner,
-        compiler: GrammarCompiler,
+        grammars: GrammarService,
         transfer: Transfer,
         eos_token_ids: frozenset[int],
         vocab_size: int,
@@ -66,10 +66,10 @@ class Engine:
         self._flight: Flight | None = None
         self._landed_at_ns = 0
         self.ran = False  # whether the last step ran a batch; if so, the next one may too
-        self.statistics = Statistics(scheduler, transfer)
+        self.statistics = Statistics(scheduler, transfer, grammars)
         self._requests = LiveRequests(
             scheduler,
-            compiler,
+            grammars,
             transfer,
             self.statistics,
             vocab_size=vocab_size,
@@ -103,8 +103,8 @@ class Engine:
 
     @property
     def in_flight(self) -> int:
-        """Running, waiting and landing sequences, and leases."""
-        return self._scheduler.in_flight
+        """Running, waiting and landing sequences, those that wait for a grammar, and leases."""
+        return self._scheduler.in_flight + len(self._requests.grammars)
 
     @property
     def phase(self) -> Phase:
@@ -143,12 +143,14 @@ class Engine:
     def step(self) -> list[Output]:
         """Run one step; return what it brought, with refusals and aborts since the last one."""
         self._take_transfer_events()
+        self._requests.take_grammars()
         flight, self._flight = self._flight, None
         if flight is not None and flight.pending is not None:
             self._land(flight, flight.pending)
         elif flight is not None:
             self._run_and_wait(flight.plan)
         else:
+            self._requests.grammars.hold_back()
             plan = self._scheduler.schedule()
             for sequence in plan.failed:
                 self._requests.fail_scheduled(sequence, "schedule")
@@ -160,7 +162,7 @@ class Engine:
 
     @property
     def awaits_event(self) -> bool:
-        """Whether work waits for an event of the transfer threads, not for a message."""
+        """Whether work waits for an event of other threads, not for a message."""
         return self.in_flight > 0
 
     def _take_transfer_events(self) -> None:

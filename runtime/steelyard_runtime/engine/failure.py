@@ -55,12 +55,19 @@ class Failure:
         """Return the sequence's last output."""
         error = self.error
         message = f"this request failed in the engine ({self.stage}): {self.detail}"
-        status = 500
+        status, field = 500, ""
         if isinstance(error, RequestError):
-            message, status = error.message, error.status
+            message, status, field = error.message, error.status, error.param or ""
         elif isinstance(error, NotFiniteLogitsError):
             message = str(error)
-        return Output(request_id, [], finish_reason="error", error=message, error_status=status)
+        return Output(
+            request_id,
+            [],
+            finish_reason="error",
+            error=message,
+            error_status=status,
+            error_param=field,
+        )
 
     def write_to_log(self, request_id: str) -> None:
         """Write one line; with the traceback where it is a fault of ours."""

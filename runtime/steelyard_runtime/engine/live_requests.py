@@ -12,12 +12,14 @@ from steelyard_runtime.core.scheduler import Scheduler
 from steelyard_runtime.core.sequence import Sequence
 from steelyard_runtime.engine.failure import Failure, Stage
 from steelyard_runtime.engine.flight import is_plain
+from steelyard_runtime.engine.grammar_requests import GrammarRequests
 from steelyard_runtime.engine.output import output
 from steelyard_runtime.engine.request import LiveRequest, check_numbers
 from steelyard_runtime.engine.statistics import Statistics
 from steelyard_runtime.errors import ENDS_PROCESS, RequestError
 from steelyard_runtime.ipc.messages import AddRequest, Output, RemotePrefill
-from steelyard_runtime.structured.grammar import GrammarCompiler
+from steelyard_runtime.structured.grammar import GrammarState
+from steelyard_runtime.structured.service import GrammarService
 from steelyard_runtime.transfer.interface import Transfer
 
 
@@ -27,7 +29,7 @@ class LiveRequests:
     def __init__(
         self,
         scheduler: Scheduler,
-        compiler: GrammarCompiler,
+        grammars: GrammarService,
         transfer: Transfer,
         statistics: Statistics,
         *,
@@ -35,7 +37,7 @@ class LiveRequests:
         fingerprint: str,
     ) -> None:
         self._scheduler = scheduler
-        self._compiler = compiler
+        self.grammars = GrammarRequests(grammars)
         self._transfer = transfer
         self._statistics = statistics
         self._vocab_size = vocab_size
@@ -46,24 +48,50 @@ class LiveRequests:
     def add(self, message: AddRequest) -> None:
         """Start a sequence; a refusal becomes an output with `finish_reason` "error"."""
         try:
-            self._add(message)
+            check_numbers(message, self._vocab_size)
+            if message.params.grammar is None:
+                self._add(message, None)
+            else:
+                self._await_grammar(message)
         except ENDS_PROCESS:
             raise
         except BaseException as error:
-            if message.remote_prefill is not None:
-                self.release(message.remote_prefill)
-            failure = Failure("admission", error)
-            if not isinstance(error, RequestError):
-                self._tell(message.request_id, failure)
-            self._outbox.append(failure.output(message.request_id))
+            self._refuse(message, error)
 
-    def _add(self, message: AddRequest) -> None:
-        check_numbers(message, self._vocab_size)
+    def _await_grammar(self, message: AddRequest) -> None:
+        """Let a request's grammar be made; `take_grammars` goes on with it."""
+        self.grammars.ask(message)
+        if message.remote_prefill is not None:
+            try:
+                self._transfer.hold(message.remote_prefill)
+            except BaseException:
+                self.grammars.cancel(message.request_id)
+                raise
+
+    def take_grammars(self) -> None:
+        """Start the sequences whose grammars are there."""
+        for message, grammar in self.grammars.take():
+            try:
+                if isinstance(grammar, RequestError):
+                    raise grammar
+                self._add(message, grammar)
+                self.grammars.follow(self.live[message.request_id])
+            except ENDS_PROCESS:
+                raise
+            except BaseException as error:
+                self._refuse(message, error)
+
+    def _refuse(self, message: AddRequest, error: BaseException) -> None:
+        if message.remote_prefill is not None:
+            self.release(message.remote_prefill)
+        failure = Failure("admission", error)
+        if not isinstance(error, RequestError):
+            self._tell(message.request_id, failure)
+        self._outbox.append(failure.output(message.request_id))
+
+    def _add(self, message: AddRequest, grammar: GrammarState | None) -> None:
         params = message.params
-        grammar = None
-        if params.grammar is not None:
-            grammar = self._compiler.compile(params.grammar)
-            grammar.advance(message.resume_token_ids)
+        if grammar is not None:
             # After the end nothing may follow, so "ignore the end" has no meaning here.
             params = msgspec.structs.replace(params, ignore_eos=False)
         sequence = Sequence(
@@ -76,7 +104,7 @@ class LiveRequests:
             export_kv=message.export_kv,
         )
         self._scheduler.add(sequence, remote=message.remote_prefill is not None)
-        if message.remote_prefill is not None:
+        if message.remote_prefill is not None and grammar is None:
             try:
                 self._transfer.hold(message.remote_prefill)
             except BaseException:
@@ -89,12 +117,19 @@ class LiveRequests:
     def abort(self, request_id: str) -> None:
         """Free a sequence's blocks at once; its last output says "abort"."""
         live = self.live.pop(request_id, None)
+        waiting = self.grammars.cancel(request_id)
+        if waiting is not None:
+            if waiting.remote_prefill is not None:
+                self.release(waiting.remote_prefill)
+            self._outbox.append(Output(request_id, [], finish_reason="abort"))
         if live is not None:
             self._drop(live)
             self._outbox.append(Output(request_id, [], finish_reason="abort"))
 
     def fail_all(self, message: str, status: int) -> None:
         """End every sequence with an error, so that a router replays it elsewhere."""
+        for waiting in self.grammars.cancel_all():
+            self._refuse(waiting, RequestError(message, status=status))
         for request_id, live in list(self.live.items()):
             del self.live[request_id]
             self._drop(live)

@@ -8,6 +8,7 @@ from steelyard_runtime.core.scheduler import Scheduler
 from steelyard_runtime.engine.failure import CAUSES
 from steelyard_runtime.engine.step_sums import StepSums
 from steelyard_runtime.ipc.messages import EngineStats
+from steelyard_runtime.structured.service import GrammarService
 from steelyard_runtime.transfer.interface import Transfer
 
 _NANOSECONDS = 1e-9
@@ -16,9 +17,10 @@ _NANOSECONDS = 1e-9
 class Statistics:
     """Counters since the start and observations since they were last taken."""
 
-    def __init__(self, scheduler: Scheduler, transfer: Transfer) -> None:
+    def __init__(self, scheduler: Scheduler, transfer: Transfer, grammars: GrammarService) -> None:
         self._scheduler = scheduler
         self._transfer = transfer
+        self._grammars = grammars
         self._observations: dict[str, list[float]] = {}
         self.local_recomputes = 0
         self.pulls_landed = 0
@@ -75,11 +77,14 @@ class Statistics:
         }
         for cause, count in self.sequence_errors.items():
             counters[f'steelyard:sequence_errors{{cause="{cause}"}}'] = float(count)
-        more_gauges, more_counters, observed = self._transfer.stats()
-        for name, values in observed.items():
-            self._observations.setdefault(name, []).extend(values)
-        gauges.update(more_gauges)
-        counters.update(more_counters)
+        for more_gauges, more_counters, observed in (
+            self._transfer.stats(),
+            self._grammars.stats(),
+        ):
+            for name, values in observed.items():
+                self._observations.setdefault(name, []).extend(values)
+            gauges.update(more_gauges)
+            counters.update(more_counters)
         return gauges, counters
 
     def snapshot(self) -> dict[str, Any]:

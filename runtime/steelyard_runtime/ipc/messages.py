@@ -126,6 +126,7 @@ class Output(msgspec.Struct, frozen=True, omit_defaults=True):
     finish_reason: Literal["stop", "length", "abort", "error"] | None = None
     error: str = ""
     error_status: int = 500
+    error_param: str = ""  # the request's field, where one is to blame
     # On the first output.
     num_cached_tokens: int = 0  # prompt tokens from the local prefix cache
     num_remote_tokens: int = 0  # prompt tokens pulled from a prefill worker

@@ -195,6 +195,7 @@ class Generation:
             raise RequestError(
                 output.error or "the engine gave this request up",
                 status=output.error_status,
+                param=output.error_param or None,
                 kind="server_error" if output.error_status >= 500 else "invalid_request_error",
             )
         self._note(sequence, output)

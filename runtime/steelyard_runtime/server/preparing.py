@@ -3,7 +3,7 @@
 import uuid
 from typing import Any
 
-from steelyard_runtime.core.params import Grammar
+from steelyard_runtime.core.params import Grammar, check_length
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.server.answers import AnswerOptions
 from steelyard_runtime.server.event_frames import Identity
@@ -82,6 +82,8 @@ class Preparation:
             RequestError: a prompt is too long, or fields contradict each other.
         """
         worker, body = self.worker, self.body
+        if grammar is not None:
+            check_length(grammar)
         longest = max(map(len, prompts))
         asked = None if self.export_kv else asked_tokens
         max_tokens = self.text.max_tokens(longest, asked, 1 if self.export_kv else default_tokens)

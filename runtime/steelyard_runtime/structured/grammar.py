@@ -1,121 +1,138 @@
-"""Grammars through llguidance: which tokens may come next, in about 0.02 ms a mask.
+"""The grammar of one sequence: which tokens may come next, worked out beside the step thread.
 
-Compiling happens once a request, on the engine's side, because the matcher's state belongs to the
-sequence that it constrains.
+`advance` hands the output over to a thread, which takes it in and makes the next mask, mostly in
+0.02 to 3 ms; `is_ready` says whether it is there. The engine leaves a sequence out of its steps
+until then, so no mask holds up others.
 """
 
+import threading
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import llguidance
 import torch
 from torch import Tensor
 
-from steelyard_runtime.core.params import Grammar
 from steelyard_runtime.errors import RequestError
-
-# A small model that may put white space anywhere can put it there for ever; the separators are
-# those that models were trained on (Python's `json.dumps`).
-_JSON_DEFAULTS: dict[str, Any] = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class GrammarVocabulary:
-    """What the matcher must know of the tokenizer."""
-
-    tokenizer_json: str
-    vocab_size: int
-    eos_token_ids: Sequence[int]
+from steelyard_runtime.structured import bounds
+from steelyard_runtime.structured.lanes import Lanes
+from steelyard_runtime.structured.matchers import next_mask, take_token
+from steelyard_runtime.structured.trial import slow_step
 
 
 class GrammarState:
     """The matcher of one sequence; advances with its output."""
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int) -> None:
+    def __init__(
+        self,
+        matcher: Any,
+        *,
+        vocab_size: int,
+        field: str,
+        lanes: Lanes,
+        step_cpu_seconds: float,
+        on_late: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take a matcher over; there is no mask before the first `advance`, which may be empty.
+
+        Args:
+            matcher: an `LLMatcher` of its own.
+            vocab_size: of the model, which may be padded beyond the tokenizer's.
+            field: of the request, for errors.
+            lanes: where work is done.
+            step_cpu_seconds: what the slowest step of this grammar took so far.
+            on_late: called when a mask is there that the engine found missing.
+        """
         self._matcher = matcher
         self._vocab_size = vocab_size
-
-    def allowed(self, device: torch.device) -> Tensor:
-        """Return (V,) bool: the tokens that may come next."""
-        mask = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
-        allowed = torch.zeros(self._vocab_size, dtype=torch.bool)
-        count = min(self._vocab_size, mask.numel())
-        allowed[:count] = mask[:count] != 0
-        return allowed.to(device)
+        self._field = field
+        self._lanes = lanes
+        self._step_cpu_seconds = step_cpu_seconds
+        self._on_late = on_late
+        self._done = threading.Event()
+        self._allowed: Tensor | None = None
+        self._error: RequestError | None = None
+        self._found_missing = False
 
     def advance(self, token_ids: Sequence[int]) -> None:
-        """Consume output tokens; an end-of-sequence token is one of them.
+        """Take output tokens in, in the background; an end-of-sequence token is one of them."""
+        self._done.clear()
+        self._allowed = None
+        self._found_missing = False
+        self._lanes.submit(
+            lambda: self._work(token_ids),
+            is_slow=self.is_slow or len(token_ids) > bounds.MANY_TOKENS,
+        )
 
-        Raises:
-            RequestError: the grammar does not allow them, or grew beyond its limits (400).
-        """
-        for token_id in token_ids:
-            # A matcher that has stopped allows nothing but the end, and does not consume it.
-            if self._matcher.is_stopped() or self._matcher.consume_token(token_id):
-                continue
-            raise RequestError(
-                f"the output left the grammar: {_first_line(self._matcher.get_error())}",
-                param="response_format",
-            )
+    def advance_here(self, token_ids: Sequence[int]) -> None:
+        """Take output tokens in, on the caller's thread."""
+        self._work(token_ids)
 
     @property
-    def finished(self) -> bool:
-        """Whether nothing but the end of the sequence may follow."""
-        return bool(self._matcher.is_stopped())
+    def error(self) -> RequestError | None:
+        """Why there is no mask."""
+        return self._error
 
+    def is_ready(self, timeout_seconds: float = 0.0) -> bool:
+        """Return whether the mask, or why there is none, is there; waits that long for it.
 
-class GrammarCompiler:
-    """Compiles grammars against one vocabulary, which is read at the first use."""
+        Where it is not, `on_late` is called once it is.
+        """
+        if self._done.is_set() or (timeout_seconds > 0 and self._done.wait(timeout_seconds)):
+            return True
+        self._found_missing = True
+        return self._done.is_set()
 
-    def __init__(self, vocabulary: Callable[[], GrammarVocabulary]) -> None:
-        self._read_vocabulary = vocabulary
-        self._vocabulary: GrammarVocabulary | None = None
-        self._tokenizer: llguidance.LLTokenizer | None = None
+    @property
+    def is_slow(self) -> bool:
+        """Whether it is not worth while to wait for the mask."""
+        return self._step_cpu_seconds > bounds.SLOW_CPU_SECONDS
 
-    def compile(self, grammar: Grammar) -> GrammarState:
-        """Return a fresh matcher.
+    def allowed(self, device: torch.device) -> Tensor:
+        """Return (V,) bool: the tokens that may come next. Waits where it is not ready.
 
         Raises:
-            RequestError: the grammar is invalid or not supported (400); the message says why.
+            RequestError: the output left the grammar, or the grammar passed a limit (400).
         """
-        if self._tokenizer is None or self._vocabulary is None:
-            self._vocabulary = self._read_vocabulary()
-            self._tokenizer = llguidance.LLTokenizer(
-                self._vocabulary.tokenizer_json,
-                n_vocab=self._vocabulary.vocab_size,
-                eos_token=list(self._vocabulary.eos_token_ids),
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        assert self._allowed is not None
+        return self._allowed.to(device)
+
+    def _work(self, token_ids: Sequence[int]) -> None:
+        try:
+            self._allowed = self._next(token_ids)
+        except RequestError as error:
+            self._error = error
+        except BaseException as error:
+            self._error = RequestError(
+                f"`{self._field}` holds a grammar that cannot be followed: {type(error).__name__}",
+                status=500,
+                param=self._field,
+                kind="server_error",
             )
-        matcher = llguidance.LLMatcher(self._tokenizer, _source(grammar), log_level=0)
-        if matcher.is_error():
-            raise RequestError(
-                f"`response_format` cannot be compiled: {_first_line(matcher.get_error())}",
-                param="response_format",
-            )
-        return GrammarState(matcher, self._vocabulary.vocab_size)
+        finally:
+            self._done.set()
+            if self._found_missing:
+                self._on_late()
 
+    def _next(self, token_ids: Sequence[int]) -> Tensor:
+        if self._error is not None:
+            raise self._error
+        for token_id in token_ids:
+            started = time.thread_time()
+            take_token(self._matcher, token_id, self._field)
+            self._note(time.thread_time() - started)
+        started = time.thread_time()
+        mask = next_mask(self._matcher, self._field)
+        self._note(time.thread_time() - started)
+        allowed = torch.zeros(self._vocab_size, dtype=torch.bool)
+        count = min(self._vocab_size, len(mask))
+        allowed[:count] = torch.frombuffer(bytearray(mask), dtype=torch.uint8)[:count] != 0
+        return allowed
 
-def _source(grammar: Grammar) -> str:
-    """Return llguidance's form of the grammar."""
-    matcher = llguidance.LLMatcher
-    try:
-        if grammar.kind == "json_object":
-            return str(matcher.grammar_from_json_schema('{"type": "object"}', _JSON_DEFAULTS))
-        if grammar.kind == "json_schema":
-            return str(matcher.grammar_from_json_schema(grammar.text, _JSON_DEFAULTS))
-    except ValueError as error:
-        raise RequestError(
-            f"`response_format` holds no valid JSON schema: {_first_line(str(error))}",
-            param="response_format",
-        ) from None
-    if grammar.kind == "regex":
-        return str(matcher.grammar_from_regex(grammar.text))
-    return str(matcher.grammar_from_lark(grammar.text))
-
-
-def _first_line(text: str) -> str:
-    return text.strip().splitlines()[0] if text.strip() else "unknown reason"
+    def _note(self, seconds: float) -> None:
+        self._step_cpu_seconds = max(self._step_cpu_seconds * 0.9, seconds)
+        if seconds > bounds.MASK_CPU_SECONDS:
+            raise RequestError(slow_step(self._field, seconds), param=self._field)

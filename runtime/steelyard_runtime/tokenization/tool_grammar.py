@@ -28,7 +28,7 @@ def named_call_grammar(tools: Sequence[Mapping[str, Any]], name: str) -> Grammar
     """
     for tool in tools:
         if tool["function"]["name"] == name:
-            return Grammar("json_schema", json.dumps(_parameters(tool) | _SPACING))
+            return Grammar("json_schema", json.dumps(_parameters(tool) | _SPACING), field="tools")
     names = ", ".join(repr(tool["function"]["name"]) for tool in tools) or "none given"
     raise RequestError(
         f"tool_choice: names the function {name!r}; must be one of tools: {names}",
@@ -64,7 +64,7 @@ def required_call_grammar(tools: Sequence[Mapping[str, Any]], *, parallel: bool 
     }
     if not parallel:
         schema["maxItems"] = 1
-    return Grammar("json_schema", json.dumps(schema))
+    return Grammar("json_schema", json.dumps(schema), field="tools")
 
 
 def _definition(index: int) -> str:

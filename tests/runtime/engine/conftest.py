@@ -14,7 +14,7 @@ from steelyard_runtime.core.limits import SchedulerConfig
 from steelyard_runtime.core.scheduler import Scheduler
 from steelyard_runtime.engine.engine import Engine
 from steelyard_runtime.ipc.messages import Output, RemotePrefill
-from steelyard_runtime.structured.grammar import GrammarCompiler
+from steelyard_runtime.structured.service import GrammarService
 from steelyard_runtime.testing.tiny_checkpoint import write_tiny_checkpoint
 from steelyard_runtime.testing.undisturbed import Streams
 from steelyard_runtime.transfer.interface import TransferEvent
@@ -173,7 +173,7 @@ class Rig:
         self.engine = Engine(
             scheduler=self.scheduler,
             runner=self.runner,
-            compiler=GrammarCompiler(self._no_vocabulary),
+            grammars=GrammarService(self._no_vocabulary),
             transfer=self.transfer,
             eos_token_ids=frozenset({END}),
             vocab_size=VOCABULARY,

@@ -18,7 +18,8 @@ from steelyard_runtime.engine.model_runner import ModelRunner
 from steelyard_runtime.ipc.messages import AddRequest
 from steelyard_runtime.models.checkpoint import open_checkpoint
 from steelyard_runtime.models.registry import load_model
-from steelyard_runtime.structured.grammar import GrammarCompiler, GrammarVocabulary
+from steelyard_runtime.structured.matchers import GrammarVocabulary
+from steelyard_runtime.structured.service import GrammarService
 from steelyard_runtime.testing.oracle import Oracle
 from steelyard_runtime.testing.paged_runs import PagedRun
 from steelyard_runtime.transfer.registry import make_transfer
@@ -171,7 +172,7 @@ def an_engine(path: Path, device: torch.device, *, ahead: bool) -> Engine:
     return Engine(
         scheduler=Scheduler(config, BlockManager(64)),
         runner=runner,
-        compiler=GrammarCompiler(lambda: GrammarVocabulary("", 0, ())),
+        grammars=GrammarService(lambda: GrammarVocabulary("", 0, ())),
         transfer=transfer,
         eos_token_ids=frozenset(),
         vocab_size=VOCABULARY,

@@ -19,7 +19,8 @@ from steelyard_runtime.engine import live_requests, output, sampling_step
 from steelyard_runtime.engine.model_runner import ModelRunner, PendingTokens
 from steelyard_runtime.ipc.messages import RemotePrefill
 from steelyard_runtime.sampling import filters, sampler
-from steelyard_runtime.structured.grammar import GrammarCompiler, GrammarState
+from steelyard_runtime.structured.grammar import GrammarState
+from steelyard_runtime.structured.service import GrammarService
 from steelyard_runtime.testing.undisturbed import (
     PROMPT_TOKENS,
     STREAMS,
@@ -32,7 +33,7 @@ from steelyard_runtime.transfer.worker import TransferWorker
 
 # (where, what, the call that raises); each belongs to one sequence, so it fails and no other.
 STEPS_OF_A_SEQUENCE: list[tuple[Any, str, int]] = [
-    (GrammarCompiler, "compile", 1),
+    (GrammarService, "request", 1),
     (live_requests, "Sequence", 4),
     (Scheduler, "add", 3),
     (Admission, "_allocate", 3),

@@ -1,48 +1,33 @@
 """Grammars over a byte-level vocabulary that the test makes."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from steelyard_runtime.core.params import Grammar
 from steelyard_runtime.errors import RequestError
-from steelyard_runtime.structured.grammar import GrammarCompiler, GrammarVocabulary
+
+CPU = torch.device("cpu")
+END = 256
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    """256 byte tokens and an end of sequence."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({letter: index for index, letter in enumerate(alphabet)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken("<end>", special=True)])
-    return made
-
-
-@pytest.fixture
-def compiler(tokenizer: Tokenizer) -> GrammarCompiler:
-    """A compiler over that vocabulary, padded as models pad theirs."""
-    return GrammarCompiler(lambda: GrammarVocabulary(tokenizer.to_str(), 260, (256,)))
-
-
-def allowed_text(compiler: GrammarCompiler, tokenizer: Tokenizer, grammar: Grammar) -> str:
+def allowed_text(rig: Any, grammar: Grammar) -> str:
     """Follow the grammar, always taking the allowed token with the highest id but the end."""
-    state = compiler.compile(grammar)
+    state = rig.state(grammar)
     ids: list[int] = []
     for _ in range(200):
-        allowed = state.allowed(torch.device("cpu")).nonzero().flatten().tolist()
-        token = max((each for each in allowed if each != 256), default=256)
-        if token == 256 or state.finished:
+        allowed = state.allowed(CPU).nonzero().flatten().tolist()
+        token = max((each for each in allowed if each != END), default=END)
+        if token == END:
             break
         state.advance([token])
         ids.append(token)
-    return str(tokenizer.decode(ids))
+    return str(rig.tokenizer.decode(ids))
 
 
-def test_a_schema_forces_its_shape(compiler: GrammarCompiler, tokenizer: Tokenizer) -> None:
+def test_a_schema_forces_its_shape(rig: Any) -> None:
     """Whatever is chosen among the allowed tokens is an instance of the schema."""
     schema = {
         "type": "object",
@@ -51,16 +36,14 @@ def test_a_schema_forces_its_shape(compiler: GrammarCompiler, tokenizer: Tokeniz
         "additionalProperties": False,
     }
 
-    answer = json.loads(
-        allowed_text(compiler, tokenizer, Grammar("json_schema", json.dumps(schema)))
-    )
+    answer = json.loads(allowed_text(rig, Grammar("json_schema", json.dumps(schema))))
 
     assert answer["ok"] in (True, False) and answer["n"] in (7, 42)
 
 
-def test_a_regex_forces_its_language(compiler: GrammarCompiler, tokenizer: Tokenizer) -> None:
+def test_a_regex_forces_its_language(rig: Any) -> None:
     """A pattern allows exactly its strings."""
-    assert allowed_text(compiler, tokenizer, Grammar("regex", "ab{3}c")) == "abbbc"
+    assert allowed_text(rig, Grammar("regex", "ab{3}c")) == "abbbc"
 
 
 @pytest.mark.parametrize(
@@ -69,50 +52,74 @@ def test_a_regex_forces_its_language(compiler: GrammarCompiler, tokenizer: Token
         Grammar("json_schema", '{"type": "nonsense"}'),
         Grammar("json_schema", "{"),
         Grammar("lark", "start: ("),
+        Grammar("regex", "(" * 1000),
     ],
-    ids=["type", "json", "lark"],
+    ids=["type", "json", "lark", "regex"],
 )
-def test_a_wrong_grammar_is_a_client_error(compiler: GrammarCompiler, grammar: Grammar) -> None:
+def test_a_wrong_grammar_is_a_client_error(rig: Any, grammar: Grammar) -> None:
     """What cannot be compiled is a 400 with one line that says why."""
     with pytest.raises(RequestError) as caught:
-        compiler.compile(grammar)
+        rig.state(grammar)
 
     assert caught.value.status == 400
     assert "\n" not in caught.value.message
 
 
-def test_a_replayed_state_equals_the_original(
-    compiler: GrammarCompiler, tokenizer: Tokenizer
-) -> None:
+def test_an_error_names_the_field_that_holds_the_grammar(rig: Any) -> None:
+    """A tool's schema is refused as a tool's schema."""
+    with pytest.raises(RequestError, match="`tools`") as caught:
+        rig.state(Grammar("json_schema", '{"type": "nonsense"}', field="tools"))
+
+    assert caught.value.param == "tools"
+
+
+def test_a_replayed_state_equals_the_original(rig: Any) -> None:
     """A fresh matcher that consumed the output so far allows the same tokens."""
     grammar = Grammar("json_object")
-    original = compiler.compile(grammar)
-    ids = tokenizer.encode('{"a":').ids
+    original = rig.state(grammar)
+    ids = rig.tokenizer.encode('{"a":').ids
     for token in ids:
+        original.allowed(CPU)
         original.advance([token])
-    replayed = compiler.compile(grammar)
-    replayed.advance(ids)
-    device = torch.device("cpu")
+    replayed = rig.state(grammar, ids)
 
-    assert torch.equal(original.allowed(device), replayed.allowed(device))
+    assert torch.equal(original.allowed(CPU), replayed.allowed(CPU))
 
 
-def test_a_token_outside_the_grammar_is_refused(
-    compiler: GrammarCompiler, tokenizer: Tokenizer
-) -> None:
+def test_a_token_outside_the_grammar_is_refused(rig: Any) -> None:
     """Resuming with text that the grammar forbids is a client error."""
-    state = compiler.compile(Grammar("json_object"))
-
-    with pytest.raises(RequestError):
-        state.advance(tokenizer.encode("no").ids)
+    with pytest.raises(RequestError, match="left the grammar"):
+        rig.state(Grammar("json_object"), rig.tokenizer.encode("no").ids)
 
 
-def test_after_the_end_only_the_end_may_follow(
-    compiler: GrammarCompiler, tokenizer: Tokenizer
-) -> None:
+def test_output_outside_the_grammar_is_that_sequence_s_error(rig: Any) -> None:
+    """A token that the mask forbids is found when the next mask is asked for."""
+    state = rig.state(Grammar("json_object"))
+
+    state.advance(rig.tokenizer.encode("n").ids)
+
+    with pytest.raises(RequestError, match="left the grammar"):
+        state.allowed(CPU)
+
+
+def test_after_the_end_only_the_end_may_follow(rig: Any) -> None:
     """A complete object allows the end alone, and consuming it is no error."""
-    state = compiler.compile(Grammar("json_schema", '{"const": {"a": 1}}'))
-    state.advance(tokenizer.encode('{"a": 1}').ids)
+    state = rig.state(
+        Grammar("json_schema", '{"const": {"a": 1}}'), rig.tokenizer.encode('{"a": 1}').ids
+    )
 
-    assert state.allowed(torch.device("cpu")).nonzero().flatten().tolist() == [256]
-    state.advance([256])
+    assert state.allowed(CPU).nonzero().flatten().tolist() == [END]
+    state.advance([END])
+    state.allowed(CPU)
+
+
+def test_copies_of_one_grammar_do_not_move_each_other(rig: Any) -> None:
+    """Two sequences of one compiled grammar each have a state of their own."""
+    grammar = Grammar("regex", "(a|b)c")
+    first, second = rig.state(grammar), rig.state(grammar)
+    before = second.allowed(CPU)
+
+    first.advance(rig.tokenizer.encode("a").ids)
+
+    assert not torch.equal(first.allowed(CPU), before)
+    assert torch.equal(second.allowed(CPU), before)
