@@ -1,5 +1,6 @@
 """One client request on its way through the router: what is known of it and what was tried."""
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,18 @@ from steelyard_runtime.router.affinity import (
 )
 from steelyard_runtime.router.client_stream import ClientStream
 from steelyard_runtime.router.placement import Prompt
+from steelyard_runtime.router.pool import Worker
 from steelyard_runtime.router.validation import CheckedBody
 
 _DEEPEST = 250  # levels: orjson writes 254, and the router adds some of its own
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Death:
+    """A worker whose connection broke under a call before the call's first token."""
+
+    gone: asyncio.Future[bool]  # whether its process is gone or restarting
+    alone: bool  # no other suspect was there
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +53,8 @@ class Call:
     failures: int = 0  # workers that failed under it
     refused_since_seconds: float | None = None  # no engine has taken it since; None: one has
     failed_on: set[str] = field(default_factory=set)  # avoided while there are others
+    deaths: list[Death] = field(default_factory=list)
+    suspect_at: Worker | None = None  # where it is tried alone (`blame.py`)
     busy_on: set[str] = field(default_factory=set)  # answered 429
     retry_after_seconds: int = 1
     decision: str = ""  # of its first placement
@@ -64,6 +76,11 @@ class Call:
             options = fields.get("stream_options") or {}
             fields["stream_options"] = {**options, "include_usage": True}
         return fields
+
+    @property
+    def suspected(self) -> bool:
+        """Whether a worker may have died of it."""
+        return any(not death.gone.done() or death.gone.result() for death in self.deaths)
 
     @property
     def committed(self) -> bool:

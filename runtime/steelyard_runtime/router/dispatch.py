@@ -12,12 +12,14 @@ import orjson
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.affinity import PrefixMemory
+from steelyard_runtime.router.blame import Blame, patience_seconds
 from steelyard_runtime.router.call import Call, prefill_body
 from steelyard_runtime.router.metrics import RouterMetrics
 from steelyard_runtime.router.placement import Placement, place, place_anywhere
 from steelyard_runtime.router.pool import Worker, WorkerPool
 from steelyard_runtime.router.settings import RouterSettings
 from steelyard_runtime.router.sweeper import Sweeper, Wait
+from steelyard_runtime.router.transcript import token_count
 from steelyard_runtime.router.upstream import (
     Upstream,
     WorkerBusyError,
@@ -25,6 +27,8 @@ from steelyard_runtime.router.upstream import (
     WorkerRefusedError,
 )
 
+# The block ids of the longest prompt are some hundred KiB.
+_MOST_PREFILL_BYTES = 4 * 1024**2
 _BUSY_PAUSE_SECONDS = 0.25
 
 
@@ -69,6 +73,7 @@ class Dispatcher:
         metrics: RouterMetrics,
         upstream: Upstream,
         sweeper: Sweeper,
+        blame: Blame,
     ) -> None:
         self._settings = settings
         self._pool = pool
@@ -76,6 +81,7 @@ class Dispatcher:
         self._metrics = metrics
         self._upstream = upstream
         self._sweeper = sweeper
+        self._blame = blame
         self.last_placement: Placement | None = None  # for `GET /router/workers`
 
     async def next_target(self, call: Call) -> Target:
@@ -103,13 +109,17 @@ class Dispatcher:
             if remaining <= 0:
                 raise none_came(self._settings.queue_timeout_seconds)
             until_resort = self._settings.last_resort_seconds - waited_seconds
-            pause = min(remaining, until_resort) if until_resort > 0 else remaining
+            until_shared = patience_seconds(call) - waited_seconds
+            pause = min(one for one in (remaining, until_resort, until_shared) if one > 0)
             await self._pool.wait_for_change(pause + 0.001)
 
     def _place(self, call: Call, waited_seconds: float) -> Placement | None:
+        taken: set[str] = set()
+        if waited_seconds < patience_seconds(call):
+            taken = {worker.id for worker in self._pool.workers if worker.suspects}
         for avoided in (call.busy_on | call.failed_on, call.busy_on):
             candidates = self._pool.candidates(
-                call.hashes, call.tokens_per_chunk, frozenset(avoided)
+                call.hashes, call.tokens_per_chunk, frozenset(avoided | taken)
             )
             placement = place(
                 call.prompt,
@@ -139,10 +149,14 @@ class Dispatcher:
 
         Returns:
             The `kv_transfer_params` for the decode worker, None where it has to prefill itself.
+
+        Raises:
+            RequestError: 502, it is what workers die of.
         """
         self._pool.picked(worker)
         try:
-            return await self._ask_prefill(call, worker)
+            with self._blame.attempt(call, worker):
+                return await self._ask_prefill(call, worker)
         except TimeoutError:
             reason = "timeout"
         except WorkerFailedError as error:
@@ -154,6 +168,7 @@ class Dispatcher:
         except (ValueError, KeyError, TypeError, AttributeError):
             reason = "bad_answer"
         self._metrics.prefill_fallbacks.labels(reason).inc()
+        await self._blame.weigh(call)
         return None
 
     async def _ask_prefill(self, call: Call, worker: Worker) -> dict[str, Any]:
@@ -163,13 +178,17 @@ class Dispatcher:
             Wait(self._sweeper, worker, limit),
             self._upstream.post(worker, call.path, body, call.headers) as answer,
         ):
-            document = orjson.loads(await answer.read())
+            document = orjson.loads(await answer.read(_MOST_PREFILL_BYTES))
         params = document["kv_transfer_params"]
         if not isinstance(params, dict) or not params.get("do_remote_prefill"):
             raise TypeError
+        orjson.dumps({"kv_transfer_params": params})  # It goes on, so it must not be too deep.
         usage = document.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens") or 0)
-        cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        details = usage.get("prompt_tokens_details") or {}
+        tokens = token_count(usage.get("prompt_tokens") or 0)
+        cached = token_count(details.get("cached_tokens") or 0)
+        if tokens is None or cached is None:
+            raise TypeError
         call.prefilled_tokens, call.cached_tokens = tokens, min(cached, tokens)
         self._memory.remember(worker.id, call.hashes)
         return params

@@ -68,6 +68,10 @@ class HealthMonitor:
         """Whether the worker's process answers at all; used on requests that stall."""
         return await self._get_status(worker, "/health") == 200
 
+    async def gone(self, worker: Worker) -> bool:
+        """Whether a worker whose connection broke has ended, or is starting again."""
+        return not await self._ready(worker)
+
     async def close(self) -> None:
         """End all probes."""
         for task in self._tasks:

@@ -29,6 +29,8 @@ class Worker:
         "probed_alive_seconds",
         "removed",
         "role",
+        "suspects",
+        "suspects_met",
     )
 
     def __init__(self, member: Member) -> None:
@@ -43,6 +45,8 @@ class Worker:
         self.removed = False
         self.last_picked = 0
         self.max_model_len: int | None = None
+        self.suspects = 0  # requests here under which another worker died (`blame.py`)
+        self.suspects_met = False  # two at a time, since there was none
         self.probed_alive_seconds = 0.0  # when it last answered a probe while silent on requests
 
     @property

@@ -12,11 +12,13 @@ from aiohttp import web
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.affinity import PrefixMemory, TokenEstimator
+from steelyard_runtime.router.blame import Blame
 from steelyard_runtime.router.call import Call, encoded
 from steelyard_runtime.router.client_stream import ClientStream
 from steelyard_runtime.router.dispatch import Dispatcher, Target
 from steelyard_runtime.router.health import HealthMonitor
 from steelyard_runtime.router.metrics import RouterMetrics
+from steelyard_runtime.router.refusals import lost, reason, refusal, refusal_document
 from steelyard_runtime.router.relay import ErrorEventError, Relay
 from steelyard_runtime.router.replay import (
     ReplayKind,
@@ -26,8 +28,9 @@ from steelyard_runtime.router.replay import (
 )
 from steelyard_runtime.router.replies import error_event
 from steelyard_runtime.router.sweeper import Sweeper, Wait
-from steelyard_runtime.router.transcript import Transcript, cached_tokens
+from steelyard_runtime.router.transcript import Transcript, cached_tokens, token_count
 from steelyard_runtime.router.upstream import (
+    ENGINE_DEAD,
     Upstream,
     WorkerBusyError,
     WorkerFailedError,
@@ -48,6 +51,7 @@ class Proxy:
         memory: PrefixMemory,
         estimator: TokenEstimator,
         metrics: RouterMetrics,
+        blame: Blame,
         max_attempts: int,
     ) -> None:
         self._dispatcher = dispatcher
@@ -57,6 +61,7 @@ class Proxy:
         self._memory = memory
         self._estimator = estimator
         self._metrics = metrics
+        self._blame = blame
         self._max_attempts = max_attempts
 
     async def whole(self, call: Call) -> web.Response:
@@ -66,34 +71,39 @@ class Proxy:
             RequestError: no worker could serve it.
         """
         while True:
+            self._blame.refuse_known(call)
             target = await self._dispatcher.next_target(call)
             try:
                 document = await self._whole_once(call, target)
             except WorkerRefusedError as error:
-                return _refusal(error)
+                return refusal(error)
             except (WorkerFailedError, WorkerBusyError, TimeoutError) as error:
+                await self._blame.weigh(call)
                 self._note(call, target, error)
-                self._metrics.retries.labels(_reason(error)).inc()
+                self._metrics.retries.labels(reason(error)).inc()
                 continue
             self._memory.remember(target.decode.id, call.hashes)
-            return web.Response(body=orjson.dumps(document), content_type="application/json")
+            return web.Response(body=document, content_type="application/json")
 
-    async def _whole_once(self, call: Call, target: Target) -> dict[str, Any]:
+    async def _whole_once(self, call: Call, target: Target) -> bytes:
         body = await self._decode_body(call, target, with_prefill=True)
-        async with (
-            Wait(self._sweeper, target.decode, None),
-            self._upstream.post(target.decode, call.path, encoded(body), call.headers) as answer,
-        ):
-            content = await answer.read()
+        content = encoded(body)
+        with self._blame.attempt(call, target.decode):
+            async with (
+                Wait(self._sweeper, target.decode, None),
+                self._upstream.post(target.decode, call.path, content, call.headers) as answer,
+            ):
+                content = await answer.read()
         try:
             document: dict[str, Any] = orjson.loads(content)
             document.pop("kv_transfer_params", None)
             usage = document["usage"]
-            self._learn(call, usage["prompt_tokens"], cached_tokens(usage))
-            call.output_tokens = usage.get("completion_tokens", 0)
+            self._learn(call, token_count(usage["prompt_tokens"]) or 0, cached_tokens(usage))
+            call.output_tokens = token_count(usage.get("completion_tokens")) or 0
+            return orjson.dumps(document)
         except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError):
+            self._health.failed(target.decode)
             raise WorkerFailedError("bad_answer") from None
-        return document
 
     async def stream(self, call: Call, client: ClientStream) -> web.StreamResponse:
         """Answer a request that streams, across as many workers as it takes.
@@ -123,21 +133,23 @@ class Proxy:
         replayed = False
         while not transcript.done:
             try:
+                self._blame.refuse_known(call)
                 target = await self._dispatcher.next_target(call)
                 try:
                     await self._stream_once(call, target, transcript, client, kind)
                 except WorkerRefusedError as error:
                     if not client.opened:
-                        return _refusal(error)
-                    await client.send(error_event(_refusal_document(error)))
+                        return refusal(error)
+                    await client.send(error_event(refusal_document(error)))
                     return await client.finish()
                 except (WorkerFailedError, WorkerBusyError, TimeoutError) as error:
+                    await self._blame.weigh(call)
                     self._note(call, target, error)
                     kind = plan_replay(transcript)
                     if kind == "fresh":
-                        self._metrics.retries.labels(_reason(error)).inc()
+                        self._metrics.retries.labels(reason(error)).inc()
                     elif kind == "impossible":
-                        raise _lost() from None
+                        raise lost() from None
                     else:
                         replayed = True
                     transcript.begin_replay(resumed=kind == "resume")
@@ -173,6 +185,17 @@ class Proxy:
         if kind == "resume":
             resume_fields(fields, transcript)
         body = encoded(fields)
+        with self._blame.attempt(call, target.decode):
+            await self._relay(call, target, transcript, client, body)
+
+    async def _relay(
+        self,
+        call: Call,
+        target: Target,
+        transcript: Transcript,
+        client: ClientStream,
+        body: bytes,
+    ) -> None:
         decode = target.decode
         async with (
             Wait(self._sweeper, decode, None) as wait,
@@ -190,13 +213,13 @@ class Proxy:
                 return
         if not transcript.done:
             self._health.lost(decode, "stream ended early")
-            raise WorkerFailedError("eof")
+            raise WorkerFailedError("eof", broke=True)
 
     async def _error(self, error: dict[str, Any], target: Target, client: ClientStream) -> None:
         """Take a worker's error event: the worker's failure, or the client's own."""
         if is_worker_failure(error):
             self._health.lost(target.decode, "error in a stream")
-            raise WorkerFailedError("error_event")
+            raise WorkerFailedError("error_event", broke=error.get("code") == ENGINE_DEAD)
         await client.send(error_event({"error": error}))
 
     async def _decode_body(
@@ -230,7 +253,7 @@ class Proxy:
         if call.failures >= self._max_attempts:
             raise RequestError(
                 f"{call.failures} workers failed on this request, the last one with "
-                f"'{_reason(error)}'; it may be sent again.",
+                f"'{reason(error)}'; it may be sent again.",
                 status=502,
                 code="workers_failed",
                 kind="server_error",
@@ -239,6 +262,7 @@ class Proxy:
     def _first_token(self, call: Call, target: Target) -> None:
         now_seconds = asyncio.get_running_loop().time()
         call.first_token_seconds = now_seconds
+        self._blame.cleared(call)
         self._metrics.ttft_seconds.observe(now_seconds - call.arrived_seconds)
         self._memory.remember(target.decode.id, call.hashes)
 
@@ -267,31 +291,3 @@ class Proxy:
         }
         await client.send(error_event({"error": document}))
         return await client.finish()
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, WorkerFailedError):
-        return error.reason
-    return "busy" if isinstance(error, WorkerBusyError) else "stalled"
-
-
-def _refusal(error: WorkerRefusedError) -> web.Response:
-    return web.Response(body=error.body, status=error.status, content_type=error.content_type)
-
-
-def _refusal_document(error: WorkerRefusedError) -> dict[str, Any]:
-    try:
-        document = orjson.loads(error.body)
-    except orjson.JSONDecodeError:
-        document = None
-    return document if isinstance(document, dict) else {"error": {"message": "refused"}}
-
-
-def _lost() -> RequestError:
-    return RequestError(
-        "The worker was lost in the middle of this answer, and it sent no token ids from which "
-        "another could go on.",
-        status=502,
-        code="stream_lost",
-        kind="server_error",
-    )

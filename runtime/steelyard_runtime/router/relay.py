@@ -8,7 +8,7 @@ from steelyard_runtime.errors import SteelyardError
 from steelyard_runtime.router.client_stream import ClientStream
 from steelyard_runtime.router.sweeper import Wait
 from steelyard_runtime.router.transcript import Transcript
-from steelyard_runtime.router.worker_connection import Answer
+from steelyard_runtime.router.worker_connection import Answer, BadAnswerError
 
 
 class ErrorEventError(SteelyardError):
@@ -39,13 +39,18 @@ class Relay:
         """Take what one read brought and write at most once.
 
         Raises:
+            BadAnswerError: it is no stream of completion chunks.
             ErrorEventError: the worker sent an error event.
         """
         self._wait.heard()
         transcript = self._transcript
         if transcript.done:
             return
-        out = transcript.feed(data)
+        try:
+            out = transcript.feed(data)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            # JSON of any form may come from a worker that is not ours.
+            raise BadAnswerError("no stream of chunks") from None
         if out:
             self._client.push(out)
             if self._on_first_token is not None and transcript.begun:

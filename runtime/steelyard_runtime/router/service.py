@@ -12,6 +12,7 @@ from aiohttp import web
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.access import Access, while_valid
 from steelyard_runtime.router.affinity import PrefixMemory, TokenEstimator
+from steelyard_runtime.router.blame import Blame
 from steelyard_runtime.router.bodies import BodyReader, answer_unread
 from steelyard_runtime.router.call import Call, make_call
 from steelyard_runtime.router.client_stream import ClientGoneError, ClientStream, stream_headers
@@ -76,6 +77,7 @@ class RouterService:
             tidy=client.close_old,
         )
         upstream = Upstream(client, self.health)
+        blame = Blame(pool, self.health.gone)
         self._dispatcher = Dispatcher(
             settings,
             pool=pool,
@@ -83,6 +85,7 @@ class RouterService:
             metrics=self.metrics,
             upstream=upstream,
             sweeper=self.sweeper,
+            blame=blame,
         )
         self._proxy = Proxy(
             dispatcher=self._dispatcher,
@@ -92,6 +95,7 @@ class RouterService:
             memory=memory,
             estimator=self._estimator,
             metrics=self.metrics,
+            blame=blame,
             max_attempts=settings.max_attempts,
         )
         worker_endpoints = WorkerEndpoints(settings, pool, session, self._bodies)

@@ -2,6 +2,8 @@
 
 import re
 
+# One event: the longest hold the token ids of a whole prompt, or the arguments of a tool.
+MOST_EVENT_BYTES = 8 * 1024**2
 _SEPARATOR = re.compile(rb"\r?\n\r?\n")
 
 
@@ -14,12 +16,19 @@ class EventSplitter:
         self._tail = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Return the `data` of each event that is now complete."""
+        """Return the `data` of each event that is now complete.
+
+        Raises:
+            ValueError: an event is larger than any may be.
+        """
         if self._tail:
             data = self._tail + data
         # The usual line ends first: it is several times faster.
         events = _SEPARATOR.split(data) if b"\r" in data else data.split(b"\n\n")
         self._tail = events.pop()
+        if len(self._tail) > MOST_EVENT_BYTES:
+            self._tail = b""
+            raise ValueError("an event without an end")
         payloads = []
         for event in events:
             if event.startswith(b"data: ") and b"\n" not in event:

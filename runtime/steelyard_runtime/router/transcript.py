@@ -15,6 +15,7 @@ from steelyard_runtime.router.sse import EventSplitter
 
 IDENTITY_FIELDS = ("id", "created", "model", "system_fingerprint")
 _DONE = b"[DONE]"
+MOST_TOKENS = 2**24  # that any count of a worker may have, and a stream's choices together
 
 
 @dataclass(slots=True, eq=False)
@@ -33,8 +34,12 @@ class ChoiceState:
 def cached_tokens(usage: dict[str, Any]) -> int | None:
     """Return how many prompt tokens were in the worker's prefix cache, where it says so."""
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return cached if isinstance(cached, int) else None
+    return token_count(details.get("cached_tokens")) if isinstance(details, dict) else None
+
+
+def token_count(value: Any) -> int | None:
+    """Return a number of tokens that a worker reports; None where it cannot be one."""
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
 
 
 class Transcript:
@@ -175,15 +180,19 @@ class Transcript:
         if self._resumed and self.has_token_ids:
             # The router's own count is right whether or not the worker counts resumed tokens.
             usage["completion_tokens"] = self.completion_tokens
-            usage["total_tokens"] = usage.get("prompt_tokens", 0) + self.completion_tokens
-        self.prompt_tokens = usage.get("prompt_tokens", self.prompt_tokens)
+            prompt = token_count(usage.get("prompt_tokens")) or 0
+            usage["total_tokens"] = prompt + self.completion_tokens
+        self.prompt_tokens = token_count(usage.get("prompt_tokens", self.prompt_tokens))
         self.cached_tokens = cached_tokens(usage)
 
     def _choice(self, choice: dict[str, Any]) -> bool:
         """Rewrite one choice of a chunk in place; False where nothing in it is new."""
-        state = self.choices.get(choice.get("index", 0))
+        index = choice.get("index", 0)
+        state = self.choices.get(index)
         if state is None:
-            state = self.choices[choice.get("index", 0)] = ChoiceState()
+            if type(index) is not int or not 0 <= index < self.expected_choices:
+                raise ValueError("a choice that was not asked for")
+            state = self.choices[index] = ChoiceState()
         if state.finished:
             return False
         if "prompt_token_ids" in choice:
@@ -194,6 +203,8 @@ class Transcript:
         if ids:
             self.has_token_ids = True
             state.token_ids += ids
+            if len(state.token_ids) > MOST_TOKENS:
+                raise ValueError("more tokens than any model makes")
         if not self._keep_token_ids:
             choice.pop("token_ids", None)
         if choice.get("finish_reason") is not None:

@@ -14,17 +14,29 @@ from steelyard_runtime.errors import SteelyardError
 from steelyard_runtime.router.health import FIRST_BACKOFF_SECONDS, HealthMonitor
 from steelyard_runtime.router.pool import Worker
 from steelyard_runtime.router.worker_client import ConnectError, WorkerClient, WorkerKey
-from steelyard_runtime.router.worker_connection import Answer
+from steelyard_runtime.router.worker_connection import Answer, BadAnswerError
+
+_MOST_ERROR_BYTES = 1024**2
+_NOT_THE_CLIENTS_FAULT = (401, 403, 407)
+_DIGITS = 4  # of `Retry-After`: nobody waits longer than hours
+ENGINE_DEAD = "engine_dead"  # a worker's code for requests whose engine ended under them
 
 
 class WorkerFailedError(SteelyardError):
     """The worker could not serve; another may. `reason` is a label of counters."""
 
-    def __init__(self, reason: str, *, reached: bool = True) -> None:
-        """Name the failure; `reached`: an engine may have begun, so this may be its doing."""
+    def __init__(self, reason: str, *, reached: bool = True, broke: bool = False) -> None:
+        """Name the failure.
+
+        Args:
+            reason: a label of counters.
+            reached: an engine may have begun, so this may be the request's doing.
+            broke: the worker's connection, or its engine, ended.
+        """
         super().__init__(reason)
         self.reason = reason
         self.reached = reached
+        self.broke = broke
 
 
 class WorkerBusyError(SteelyardError):
@@ -32,17 +44,17 @@ class WorkerBusyError(SteelyardError):
 
     def __init__(self, retry_after: str) -> None:
         super().__init__("busy")
-        self.retry_after_seconds = int(retry_after) if retry_after.isdigit() else 1
+        digits = retry_after[:_DIGITS]
+        self.retry_after_seconds = int(digits) if digits.isascii() and digits.isdigit() else 1
 
 
 class WorkerRefusedError(SteelyardError):
     """The worker says that the request is wrong (4xx): so would every other."""
 
-    def __init__(self, status: int, body: bytes, content_type: str) -> None:
+    def __init__(self, status: int, body: bytes) -> None:
         super().__init__(f"status {status}")
         self.status = status
         self.body = body
-        self.content_type = content_type
 
 
 def worker_session(key: WorkerKey) -> aiohttp.ClientSession:
@@ -94,37 +106,49 @@ class Upstream:
         except ConnectError:
             self._health.lost(worker, "connect")
             raise WorkerFailedError("connect", reached=False) from None
+        except BadAnswerError:
+            self._health.failed(worker)
+            raise WorkerFailedError("bad_answer") from None
         except ConnectionError:
             self._health.lost(worker, "disconnect")
-            raise WorkerFailedError("disconnect") from None
+            raise WorkerFailedError("disconnect", broke=True) from None
         finally:
             worker.in_flight -= 1
             if answer is not None:
                 answer.close()
 
     async def _judge(self, worker: Worker, answer: Answer) -> None:
-        body = await answer.read()
-        if answer.status == 429:
+        body = await answer.read(_MOST_ERROR_BYTES)
+        status = answer.status
+        if status == 429:
             raise WorkerBusyError(answer.headers.get("retry-after", ""))
-        if answer.status == 503:
+        if status in _NOT_THE_CLIENTS_FAULT:
+            # The workers' key has just changed, or the worker is no worker.
+            self._health.eject(worker, f"status {status}", FIRST_BACKOFF_SECONDS)
+            raise WorkerFailedError(f"status_{status}", reached=False)
+        if 400 <= status < 500:
+            raise WorkerRefusedError(status, body)
+        code = _code(body)
+        if status == 503:
             # Not at once: a worker that says ready and refuses would be asked in a tight loop.
             self._health.eject(worker, "unavailable", FIRST_BACKOFF_SECONDS)
-        elif answer.status >= 500:
+        else:
             self._health.failed(worker)
-        if answer.status >= 500:
-            began = answer.status != 503 or not _refused_at_the_gate(body)
-            raise WorkerFailedError(f"status_{answer.status}", reached=began)
-        content_type = answer.headers.get("content-type", "application/json")
-        raise WorkerRefusedError(answer.status, body, content_type.partition(";")[0])
+        # Such a 503 says that the worker took no requests: its engine has not seen this one.
+        at_the_gate = status == 503 and (code == "draining" or code.startswith("worker_"))
+        known = status if 500 <= status < 600 else "other"
+        raise WorkerFailedError(
+            f"status_{known}", reached=not at_the_gate, broke=code == ENGINE_DEAD
+        )
 
 
-def _refused_at_the_gate(body: bytes) -> bool:
-    """Whether a 503 says that the worker took no requests: its engine has not seen this one."""
+def _code(body: bytes) -> str:
+    """Return the code of an error's document; empty where there is none."""
     try:
         code = orjson.loads(body)["error"]["code"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return False
-    return isinstance(code, str) and (code == "draining" or code.startswith("worker_"))
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return ""
+    return code if isinstance(code, str) else ""
 
 
 def forwarded_headers(request_id: str, headers: Mapping[str, str]) -> dict[str, str]:

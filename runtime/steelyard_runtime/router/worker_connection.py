@@ -10,7 +10,17 @@ from typing import cast
 
 import httptools
 
+from steelyard_runtime.errors import SteelyardError
+
 Sink = Callable[[bytes], None]
+
+# A worker's image may be somebody else's: what it may make us keep has bounds.
+MOST_HEAD_BYTES = 256 * 1024
+MOST_ANSWER_BYTES = 64 * 1024**2
+
+
+class BadAnswerError(SteelyardError):
+    """The worker's answer is too large, or not what was asked for."""
 
 
 class Answer:
@@ -18,7 +28,9 @@ class Answer:
 
     __slots__ = (
         "_buffer",
+        "_buffered_bytes",
         "_connection",
+        "_most_bytes",
         "_sink",
         "_waiter",
         "complete",
@@ -34,6 +46,8 @@ class Answer:
         self.error: Exception | None = None
         self._connection = connection
         self._buffer: list[bytes] = []
+        self._buffered_bytes = 0
+        self._most_bytes = MOST_ANSWER_BYTES
         self._sink: Sink | None = None
         self._waiter: asyncio.Future[None] | None = None
 
@@ -46,14 +60,19 @@ class Answer:
         while not self.status:
             await self._wait()
 
-    async def read(self) -> bytes:
+    async def read(self, most_bytes: int = MOST_ANSWER_BYTES) -> bytes:
         """Return the whole body.
 
         Raises:
+            BadAnswerError: it is larger than `most_bytes`.
             ConnectionError: the connection broke before its end.
         """
+        self._most_bytes = most_bytes
+        self._check_size()
         while not self.complete:
             await self._wait()
+        if self.error is not None:
+            raise self.error
         return b"".join(self._buffer)
 
     async def relay(self, sink: Sink) -> None:
@@ -87,6 +106,8 @@ class Answer:
         """Take bytes of the body."""
         if self._sink is None:
             self._buffer.append(data)
+            self._buffered_bytes += len(data)
+            self._check_size()
             return
         try:
             self._sink(data)
@@ -103,6 +124,12 @@ class Answer:
         if self.error is None:
             self.error = error
         self.progressed()
+
+    def _check_size(self) -> None:
+        if self._buffered_bytes > self._most_bytes:
+            self._buffer.clear()
+            self._connection.set_reading(reading=False)
+            self.failed(BadAnswerError("too large"))
 
     async def _wait(self) -> None:
         if self.error is None:
@@ -124,6 +151,8 @@ class WorkerConnection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._keep_alive = False
         self._framed = False
+        self._head_bytes = 0
+        self._ended = False  # a final answer's end was parsed
 
     @property
     def usable(self) -> bool:
@@ -135,6 +164,8 @@ class WorkerConnection(asyncio.Protocol):
         assert self._transport is not None
         self._parser = httptools.HttpResponseParser(self)
         self._framed = False
+        self._head_bytes = 0
+        self._ended = False
         self._answer = Answer(self)
         self._transport.write(request)
         return self._answer
@@ -178,6 +209,12 @@ class WorkerConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             answer.failed(ConnectionError(f"not HTTP: {error}"))
             return
+        if not answer.status:
+            self._head_bytes += len(data)
+            if self._head_bytes > MOST_HEAD_BYTES:
+                answer.failed(BadAnswerError("its head is too large"))
+                self.set_reading(reading=False)
+                return
         if self._parts:
             body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
             self._parts.clear()
@@ -201,6 +238,8 @@ class WorkerConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
         assert self._answer is not None
+        if self._answer.status:
+            return  # A trailer: nobody asks for it.
         key = name.decode("latin-1").lower()
         self._answer.headers[key] = value.decode("latin-1")
         if key in ("content-length", "transfer-encoding"):
@@ -210,7 +249,14 @@ class WorkerConnection(asyncio.Protocol):
         """Tell that the head is there."""
         assert self._answer is not None
         assert self._parser is not None
-        self._answer.status = self._parser.get_status_code()
+        if self._ended:
+            raise BadAnswerError("a second answer to one request")
+        status = self._parser.get_status_code()
+        if 100 <= status < 200:
+            self._answer.headers.clear()
+            self._framed = False
+            return
+        self._answer.status = status
         self._keep_alive = self._framed and self._parser.should_keep_alive()
         self._answer.progressed()
 
@@ -221,4 +267,6 @@ class WorkerConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """Note the end; it is told after the last piece."""
         assert self._answer is not None
-        self._answer.complete = True
+        if self._answer.status:
+            self._ended = True
+            self._answer.complete = True
