@@ -23,6 +23,9 @@ class Grammar(msgspec.Struct, frozen=True):
     field: str = "response_format"
 
 
+SALT_OWNER_DIGITS = 16
+"""Leading digits of the router's `cache_salt` that are the same for all requests of one API key."""
+
 MAX_GRAMMAR_BYTES = 512 * 1024
 """The longest grammar: four times what OpenAI allows for all names and values of a schema."""
 

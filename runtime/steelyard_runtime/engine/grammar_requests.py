@@ -7,6 +7,7 @@ the steps for which its mask is not there.
 import time
 from collections.abc import Callable
 
+from steelyard_runtime.core.params import SALT_OWNER_DIGITS
 from steelyard_runtime.core.sequence import SequencePhase
 from steelyard_runtime.engine.request import LiveRequest
 from steelyard_runtime.errors import RequestError
@@ -43,7 +44,7 @@ class GrammarRequests:
         self._service.request(
             message.request_id,
             message.params.grammar,
-            client=message.cache_salt,
+            client=message.cache_salt[:SALT_OWNER_DIGITS],
             token_ids=message.resume_token_ids,
         )
         self._waiting[message.request_id] = message

@@ -10,6 +10,7 @@ from math import ceil
 
 import msgspec
 
+from steelyard_runtime.core.params import SALT_OWNER_DIGITS
 from steelyard_runtime.errors import ConfigError, RequestError
 
 
@@ -216,15 +217,21 @@ def wrong_key() -> RequestError:
 
 
 def cache_salt(secret: str, owner: str, given: str) -> str:
-    """Return the salt that workers get for a key's prompts.
+    """Return the salt that workers get for a key's prompts: 64 hex digits, 16 of them its owner's.
+
+    By those a worker tells one key's requests from another's, whatever salts the client gives.
 
     Args:
         secret: what the workers' key is, so that nobody else can compute a salt; may be empty.
         owner: `ApiKey.cache_owner`.
         given: the client's own `cache_salt`, empty without one.
     """
-    message = f"cache-salt:{len(owner)}:{owner}:{given}".encode("utf-8", "surrogatepass")
-    return hmac.digest(secret.encode(), message, "sha256").hex()
+    prefix = f"cache-salt:{len(owner)}:{owner}"
+    owners, whole = (
+        hmac.digest(secret.encode(), text.encode("utf-8", "surrogatepass"), "sha256").hex()
+        for text in (prefix, f"{prefix}:{given}")
+    )
+    return owners[:SALT_OWNER_DIGITS] + whole[SALT_OWNER_DIGITS:]
 
 
 def _account(key: ApiKey) -> Account:

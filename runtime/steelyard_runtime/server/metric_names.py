@@ -46,6 +46,8 @@ GAUGES = {
     "vllm:kv_cache_usage_perc": "Share of KV blocks in use; 1 is all of them.",
     "steelyard:num_requests_landing": "Sequences whose prompt's KV is being pulled.",
     "steelyard:blocks": "KV blocks by state.",
+    "steelyard:grammars_waiting": "Sequences that wait for their grammar.",
+    "steelyard:grammar_bytes": "Memory of the grammars of all sequences, by their trials.",
 }
 
 COUNTERS = {
@@ -64,6 +66,8 @@ COUNTERS = {
     "steelyard:leases": "Leases of exported blocks that ended, by reason.",
     "steelyard:ignored_request_fields": "Unknown fields of request bodies.",
     "steelyard:sequence_errors": "Sequences that failed in the engine, by cause.",
+    "steelyard:grammar_compiles": "New grammars by what became of them.",
+    "steelyard:grammar_cache_hits": "Sequences whose grammar was compiled already.",
     "steelyard:busy_seconds": "Seconds that the engine spent in steps.",
 }
 
@@ -101,6 +105,9 @@ HISTOGRAMS = {
     "steelyard:forward_seconds": HistogramKind("A forward pass.", _SHORT),
     "steelyard:outside_forward_seconds": HistogramKind(
         "From a token's logits to its text in the HTTP process.", _SHORT
+    ),
+    "steelyard:grammar_seconds": HistogramKind(
+        "From a sequence's arrival to its compiled grammar or its refusal.", _SECONDS
     ),
     "steelyard:kv_pull_seconds": HistogramKind("A pull of a prompt's KV blocks.", _SHORT),
 }

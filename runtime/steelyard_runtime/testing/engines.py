@@ -1,5 +1,6 @@
 """Whole engines inside a test's process: real model, real scheduler, no HTTP."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from steelyard_runtime.ipc.messages import AddRequest, Output, RemotePrefill
 from steelyard_runtime.testing.processes import SMOLLM2, wait_for
 
 __all__ = ["SMOLLM2", "Answer", "EngineRig"]
+
+IDLE_SECONDS = 0.0005
 
 
 @dataclass(slots=True)
@@ -91,6 +94,8 @@ class EngineRig:
                 answer.outputs.append(output)
                 if output.finish_reason is not None:
                     waiting.discard(output.request_id)
+            if not self.engine.ran:
+                time.sleep(IDLE_SECONDS)  # for the threads that make grammars
         return answers
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from steelyard_runtime.core.params import SALT_OWNER_DIGITS
 from steelyard_runtime.router.keys import ApiKey, cache_salt, parse_api_keys
 from steelyard_runtime.testing.fake_worker import FakeWorker, Fault
 from steelyard_runtime.testing.router_service import (
@@ -109,6 +110,15 @@ def test_a_salt_is_of_its_key_and_its_client() -> None:
 
     assert len(salts) == 6
     assert {len(salt) for salt in salts} == {64}
+
+
+def test_a_salt_begins_with_its_owner() -> None:
+    """A client's own salts do not make many clients of one key; another key begins otherwise."""
+    first, second = cache_salt("s", "name:a", "x"), cache_salt("s", "name:a", "y")
+
+    assert first[:SALT_OWNER_DIGITS] == second[:SALT_OWNER_DIGITS]
+    assert first[SALT_OWNER_DIGITS:] != second[SALT_OWNER_DIGITS:]
+    assert cache_salt("s", "name:b", "x")[:SALT_OWNER_DIGITS] != first[:SALT_OWNER_DIGITS]
 
 
 @pytest.mark.anyio
