@@ -8,8 +8,9 @@ from typing import Any
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.server.protocol.generation import RequestModel
+from steelyard_runtime.server.template_renderer import TemplateRenderer
 from steelyard_runtime.server.work_threads import INLINE_BYTES, WorkThreads
-from steelyard_runtime.tokenization.chat_template import ChatTemplate
+from steelyard_runtime.tokenization.template_process import Render
 from steelyard_runtime.tokenization.tokenizer import Tokenizer
 
 
@@ -19,14 +20,14 @@ class ModelText:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        template: ChatTemplate,
+        templates: TemplateRenderer,
         max_model_len: int,
         vocab_size: int,
         threads: WorkThreads | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.vocab_size = vocab_size  # the model's, which may have more ids than the tokenizer
-        self.template = template
+        self.templates = templates
         self.max_model_len = max_model_len
         self._threads = threads or WorkThreads()
         longest = max(
@@ -80,23 +81,29 @@ class ModelText:
         messages: Sequence[RequestModel],
         *,
         tools: Sequence[RequestModel] | None,
-        **options: Any,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        variables: dict[str, Any] | None,
     ) -> str:
-        """Return the prompt text of a conversation; `options` are those of `ChatTemplate.render`.
+        """Return the prompt text of a conversation; `ChatTemplate.render` says what is what.
 
         Raises:
             RequestError: the messages are damaged, or the template refuses them.
         """
 
-        def work() -> str:
-            return self.template.render(
+        def request() -> Render:
+            return Render(
                 [message.model_dump(exclude_none=True) for message in messages],
-                tools=[tool.model_dump(exclude_none=True) for tool in tools] if tools else None,
-                **options,
+                [tool.model_dump(exclude_none=True) for tool in tools] if tools else None,
+                add_generation_prompt,
+                continue_final_message,
+                variables,
+                self._max_characters,
             )
 
-        # Never inline: what a template makes of few characters may take long.
-        return await self._threads.run(INLINE_BYTES + 64 * len(messages), work)
+        # A message takes about as long as so many bytes of text; tools may be large.
+        size = 64 * len(messages) + (INLINE_BYTES + 1 if tools else 0)
+        return await self.templates.render(await self._threads.run(size, request))
 
     def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
         """Refuse ids that the model does not have.

@@ -19,8 +19,8 @@ from steelyard_runtime.errors import ConfigError, EngineDeadError, RequestError
 from steelyard_runtime.server.engine_process import EngineProcess
 from steelyard_runtime.server.model_text import ModelText
 from steelyard_runtime.server.settings import ServerSettings
+from steelyard_runtime.server.template_renderer import TemplateRenderer
 from steelyard_runtime.server.worker_parts import bind_ports, put_together
-from steelyard_runtime.tokenization.chat_template import ChatTemplate
 from steelyard_runtime.tokenization.loading import load_tokenizer
 from steelyard_runtime.tokenization.tokenizer import Tokenizer
 
@@ -57,6 +57,7 @@ class WorkerProcess:
         parts = put_together(settings, self._process.sock, config.role, ports)
         self._client, self._state = parts.client, parts.state
         self._worker, self._servers = parts.worker, parts.servers
+        self._templates: TemplateRenderer | None = None
         self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
 
     async def run(self) -> int:
@@ -86,16 +87,24 @@ class WorkerProcess:
 
     async def _serve(self) -> int:
         """Load, open the gate, and return when the engine is gone."""
-        tokenizer, template = await asyncio.to_thread(self._load_text)
+        tokenizer = await asyncio.to_thread(self._load_tokenizer)
+        templates = TemplateRenderer(tokenizer.chat_templates, tokenizer.special_tokens)
+        self._templates = templates
         in_force = tokenizer.chat_templates.get("default")
         config = msgspec.structs.replace(self._config, chat_template=in_force)
         frames = asyncio.create_task(self._client.run(config))
+        # The engine loads meanwhile.
+        await templates.start()
         await self._client.started.wait()
         ready = self._client.ready
         if ready is None:
             return await self._failed_start()
         self._worker.text = ModelText(
-            tokenizer, template, ready.max_model_len, ready.vocab_size, self._worker.threads
+            tokenizer,
+            templates,
+            ready.max_model_len,
+            ready.vocab_size,
+            self._worker.threads,
         )
         self._state.open(ready)
         fields = {"engine_id": ready.engine_id, "fingerprint": ready.fingerprint}
@@ -103,11 +112,10 @@ class WorkerProcess:
         await frames
         return await self._after_death()
 
-    def _load_text(self) -> tuple[Tokenizer, ChatTemplate]:
+    def _load_tokenizer(self) -> Tokenizer:
         path = resolve(self._settings.model)
         check_architecture(path)
-        tokenizer = load_tokenizer(path, self._settings.chat_template)
-        return tokenizer, ChatTemplate(tokenizer)
+        return load_tokenizer(path, self._settings.chat_template)
 
     async def _failed_start(self) -> int:
         failure = self._client.failure
@@ -170,6 +178,8 @@ class WorkerProcess:
 
     async def _end(self) -> None:
         self._client.shut_down()
+        if self._templates is not None:
+            self._templates.close()
         await asyncio.gather(*(server.close() for server in self._servers))
         await self._process.exit_code(ENGINE_END_SECONDS)
         self._process.kill()

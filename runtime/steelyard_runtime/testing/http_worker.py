@@ -18,9 +18,9 @@ import orjson
 from steelyard_runtime.config import EngineConfig
 from steelyard_runtime.server.model_text import ModelText
 from steelyard_runtime.server.settings import ServerSettings
+from steelyard_runtime.server.template_renderer import TemplateRenderer
 from steelyard_runtime.server.worker_parts import WorkerParts, put_together
 from steelyard_runtime.testing.fake_engine import FakeEngine
-from steelyard_runtime.tokenization.chat_template import ChatTemplate
 from steelyard_runtime.tokenization.loading import load_tokenizer
 
 MODEL = "fake"
@@ -94,6 +94,8 @@ async def running_worker(model: Path, *, start: bool = True, **settings: Any) ->
             yield Rig(parts, engine, http, control)
     finally:
         engine.die()
+        if parts.worker.text is not None:
+            parts.worker.text.templates.close()
         await asyncio.gather(*(server.close() for server in parts.servers))
         await asyncio.gather(*tasks)
 
@@ -106,7 +108,7 @@ async def open_gate(parts: WorkerParts, model: Path) -> None:
     tokenizer = load_tokenizer(model)
     parts.worker.text = ModelText(
         tokenizer,
-        ChatTemplate(tokenizer),
+        TemplateRenderer(tokenizer.chat_templates, tokenizer.special_tokens),
         ready.max_model_len,
         ready.vocab_size,
         parts.worker.threads,

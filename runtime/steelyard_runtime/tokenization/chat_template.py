@@ -19,7 +19,6 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from steelyard_runtime.errors import CheckpointError, RequestError
 from steelyard_runtime.tokenization.messages import TemplateTraits, normalize_messages
-from steelyard_runtime.tokenization.tokenizer import Tokenizer
 
 # Marks where a message that is to be continued ends; the space shows whether it was trimmed.
 _CONTINUE_MARK = "STEELYARD_CONTINUES_HERE "
@@ -29,25 +28,28 @@ _RESERVED = ("messages", "tools", "documents", "add_generation_prompt")
 class ChatTemplate:
     """The chat templates of one model, compiled once."""
 
-    def __init__(self, tokenizer: Tokenizer, *, now: Callable[[], datetime] = datetime.now) -> None:
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        special_tokens: Mapping[str, str],
+        *,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> None:
         """Compile the templates.
+
+        Args:
+            sources: by name, `default` among them where there are any.
+            special_tokens: `Tokenizer.special_tokens`.
+            now: what `strftime_now` shows.
 
         Raises:
             CheckpointError: a template has a syntax error.
         """
         environment = _environment(now)
         self._templates = {
-            name: _Compiled(environment, name, source)
-            for name, source in tokenizer.chat_templates.items()
+            name: _Compiled(environment, name, source) for name, source in sources.items()
         }
-        ids = {
-            "bos_token": tokenizer.bos_token_id,
-            "eos_token": next(iter(tokenizer.eos_token_ids), None),
-            "pad_token": tokenizer.pad_token_id,
-            "unk_token": tokenizer.unk_token_id,
-        }
-        spellings = {name: tokenizer.token_string(token_id) for name, token_id in ids.items()}
-        self._special = {name: text for name, text in spellings.items() if text is not None}
+        self._special = dict(special_tokens)
 
     def render(
         self,
@@ -58,6 +60,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
+        max_characters: int | None = None,
     ) -> str:
         """Return the prompt, to be encoded without adding special tokens.
 
@@ -68,6 +71,7 @@ class ChatTemplate:
             add_generation_prompt: open the assistant's turn.
             continue_final_message: leave the last message's turn open; excludes the former.
             variables: `chat_template_kwargs`, further names that the template sees.
+            max_characters: a longer prompt is refused while it is made.
 
         Raises:
             RequestError: the messages are damaged, or the template refuses them (400).
@@ -97,7 +101,8 @@ class ChatTemplate:
                 "tools": list(tools) if tools else None,
                 "documents": documents,
                 "add_generation_prompt": add_generation_prompt,
-            }
+            },
+            max_characters,
         )
         return _cut_at_mark(text) if continue_final_message else text
 
@@ -131,9 +136,25 @@ class _Compiled:
             tool_role="'tool'" in source or '"tool"' in source,
         )
 
-    def render(self, values: Mapping[str, Any]) -> str:
+    def render(self, values: Mapping[str, Any], max_characters: int | None) -> str:
+        pieces: list[str] = []
+        size = 0
         try:
-            return self._template.render(values)
+            for piece in self._template.generate(values):
+                pieces.append(piece)
+                size += len(piece)
+                if max_characters is not None and size > max_characters:
+                    break
+            else:
+                return "".join(pieces)
+            raise RequestError(
+                f"`messages` become more than {max_characters} characters, more than the model's "
+                "length can hold",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        except (RequestError, MemoryError):
+            raise
         except RecursionError:
             reason = "it calls itself without end"
         except Exception as error:  # A template may raise whatever its expressions do.
@@ -149,6 +170,8 @@ class _Compiled:
                 return "needle" in self._template.render(
                     messages=[message], add_generation_prompt=True
                 )
+            except MemoryError:
+                raise
             except Exception:  # What it cannot render it does not show.
                 return False
 

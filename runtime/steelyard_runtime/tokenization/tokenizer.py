@@ -120,6 +120,18 @@ class Tokenizer:
         """Return the vocabulary's spelling of a token, for templates (`bos_token`)."""
         return None if token_id is None else self.backend.id_to_token(token_id)
 
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """The spellings that chat templates may name, of those that the model has."""
+        ids = {
+            "bos_token": self.bos_token_id,
+            "eos_token": next(iter(self.eos_token_ids), None),
+            "pad_token": self.pad_token_id,
+            "unk_token": self.unk_token_id,
+        }
+        spellings = {name: self.token_string(token_id) for name, token_id in ids.items()}
+        return {name: text for name, text in spellings.items() if text is not None}
+
     def to_json(self) -> str:
         """Return the whole tokenizer in the `tokenizers` library's JSON."""
         return self.backend.to_str()

@@ -39,7 +39,11 @@ def template(source: str, **templates: str) -> ChatTemplate:
         eos_token_ids=(1,),
         chat_templates={"default": source, **templates},
     )
-    return ChatTemplate(tokenizer, now=lambda: datetime(2026, 11, 23, tzinfo=UTC))
+    return ChatTemplate(
+        tokenizer.chat_templates,
+        tokenizer.special_tokens,
+        now=lambda: datetime(2026, 11, 23, tzinfo=UTC),
+    )
 
 
 def user(content: Any) -> list[dict[str, Any]]:
@@ -243,7 +247,7 @@ def test_a_message_that_the_template_hides_cannot_be_continued() -> None:
 def test_a_model_without_a_template_says_so(byte_tokenizer: Tokenizer) -> None:
     """The error names the ways out."""
     with pytest.raises(RequestError, match=r"no chat template; use /v1/completions"):
-        ChatTemplate(byte_tokenizer).render(user("a"))
+        ChatTemplate(byte_tokenizer.chat_templates, byte_tokenizer.special_tokens).render(user("a"))
 
 
 def test_a_syntax_error_stops_the_start() -> None:
