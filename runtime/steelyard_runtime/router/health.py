@@ -11,6 +11,7 @@ from collections.abc import Coroutine
 
 import aiohttp
 
+from steelyard_runtime.router.bounded_answers import read_bounded
 from steelyard_runtime.router.pool import Worker, WorkerPool
 from steelyard_runtime.router.worker_info import parse_worker_info
 
@@ -21,7 +22,8 @@ MAX_BACKOFF_SECONDS = 2.0  # also the longest that a worker which is back is not
 SERVER_ERRORS_TO_EJECT = 3  # in a row: one request may be at fault itself
 INFO_POLL_SECONDS = 0.5  # while a worker is not ready
 INFO_POLL_READY_SECONDS = 5.0
-# ValueError: a page that is not text.
+_MOST_METRICS_BYTES = 4 * 1024**2
+# ValueError: a page without an end, or no HTTP.
 _NETWORK_ERRORS = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
 
@@ -102,7 +104,9 @@ class HealthMonitor:
 
     async def _get_status(self, worker: Worker, path: str) -> int:
         try:
-            async with self._session.get(worker.url + path, timeout=self._timeout) as answer:
+            async with self._session.get(
+                worker.url + path, timeout=self._timeout, allow_redirects=False
+            ) as answer:
                 return answer.status
         except _NETWORK_ERRORS:
             return 0
@@ -115,8 +119,11 @@ class HealthMonitor:
 
     async def _inform(self, worker: Worker) -> None:
         try:
-            async with self._session.get(worker.url + "/metrics", timeout=self._timeout) as answer:
-                page = await answer.text() if answer.status == 200 else ""
+            async with self._session.get(
+                worker.url + "/metrics", timeout=self._timeout, allow_redirects=False
+            ) as answer:
+                content = await read_bounded(answer, _MOST_METRICS_BYTES)
+                page = content.decode("utf-8", "replace") if answer.status == 200 else ""
         except _NETWORK_ERRORS:
             if not worker.member.phase and not worker.in_flight:
                 self._set(worker, worker.role, "unreachable", worker.fingerprint)

@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 
 from steelyard_runtime.errors import ConfigError
+from steelyard_runtime.router.bounded_answers import read_bounded
 from steelyard_runtime.router.endpoint_slices import SERVICE_LABEL, members
 from steelyard_runtime.router.membership import Failed, Member, ignore
 
@@ -32,6 +33,8 @@ CONNECT_SECONDS = 5.0
 FIRST_BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 10.0
 # A watch that ended sooner counts as a failure: the next one waits, and longer each time.
 STEADY_SECONDS = 10.0
+# etcd takes no object of more than 1.5 MiB; a slice has at most a thousand endpoints.
+MOST_OBJECT_BYTES, MOST_LIST_BYTES = 4 * 1024**2, 64 * 1024**2
 GONE = 410
 pause = asyncio.sleep
 
@@ -138,12 +141,16 @@ class EndpointSliceWatch:
             yield
         query = {**self._query(), "watch": "true", "resourceVersion": self._version}
         query |= {"allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
-        async with session.get(self._url, params=query, headers=self._server.headers()) as answer:
+        async with session.get(
+            self._url, params=query, headers=self._server.headers(), allow_redirects=False
+        ) as answer:
             await _check(answer)
             rest = b""
             # Not readline: a slice of a hundred endpoints is longer than aiohttp's line limit.
             async for part in answer.content.iter_any():
                 *lines, rest = (rest + part).split(b"\n")
+                if len(rest) > MOST_OBJECT_BYTES:
+                    raise ValueError(f"an object of more than {MOST_OBJECT_BYTES} bytes")
                 if lines:
                     for line in lines:
                         self._take(orjson.loads(line))
@@ -151,10 +158,10 @@ class EndpointSliceWatch:
 
     async def _list(self, session: aiohttp.ClientSession) -> None:
         async with session.get(
-            self._url, params=self._query(), headers=self._server.headers()
+            self._url, params=self._query(), headers=self._server.headers(), allow_redirects=False
         ) as answer:
             await _check(answer)
-            found = orjson.loads(await answer.read())
+            found = orjson.loads(await read_bounded(answer, MOST_LIST_BYTES))
         self._slices = {each["metadata"]["name"]: each for each in found["items"]}
         self._version = found["metadata"]["resourceVersion"]
 
@@ -196,7 +203,7 @@ async def _check(answer: aiohttp.ClientResponse) -> None:
     if answer.status == GONE:
         raise _StaleError
     if answer.status != 200:
-        text = (await answer.read())[:300].decode(errors="replace")
+        text = (await answer.content.read(300)).decode(errors="replace")
         raise ValueError(f"HTTP {answer.status}: {text}")
 
 

@@ -16,6 +16,8 @@ from steelyard_runtime.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_MOST_BYTES = 16 * 1024**2  # some 100,000 workers
+
 Role = Literal["prefill", "decode", "both"]
 
 
@@ -109,11 +111,16 @@ class MembershipFile:
         """
         try:
             self._stamp = self._look()
-            content = self._path.read_bytes()
+            with self._path.open("rb") as file:
+                content = file.read(_MOST_BYTES + 1)
         except OSError as error:
             raise ConfigError(
                 f"membership file '{self._path}' must be readable: {error.strerror}"
             ) from None
+        if len(content) > _MOST_BYTES:
+            raise ConfigError(
+                f"membership file '{self._path}' must have at most {_MOST_BYTES} bytes"
+            )
         return parse_membership(content, f"membership file '{self._path}'")
 
     async def watch(self, failed: Failed = ignore) -> AsyncIterator[tuple[Member, ...]]:

@@ -16,6 +16,10 @@ LATENCY_BUCKETS = 40
 """Bucket i counts latencies of at most 2**(i / 2) ms; the last one all that are longer, too."""
 
 
+MOST_SUM = 2**63 - 1
+"""What JSON's readers take; only the sum of squares comes near it."""
+
+
 class Latencies:
     """How often a latency fell into which bucket."""
 
@@ -52,7 +56,8 @@ class Signals:
         tokens = call.prompt.tokens
         self._arrived += 1
         self._input_tokens += tokens
-        self._input_tokens_squared += tokens * tokens
+        squared = self._input_tokens_squared + tokens * tokens
+        self._input_tokens_squared = min(squared, MOST_SUM)
         self._open.add(call)
         try:
             yield

@@ -17,7 +17,7 @@ from steelyard_runtime.router.worker_client import ConnectError, WorkerClient, W
 from steelyard_runtime.router.worker_connection import Answer, BadAnswerError
 
 _MOST_ERROR_BYTES = 1024**2
-_NOT_THE_CLIENTS_FAULT = (401, 403, 407)
+NOT_THE_CLIENTS_FAULT = (401, 403, 407)
 _DIGITS = 4  # of `Retry-After`: nobody waits longer than hours
 ENGINE_DEAD = "engine_dead"  # a worker's code for requests whose engine ended under them
 
@@ -122,7 +122,7 @@ class Upstream:
         status = answer.status
         if status == 429:
             raise WorkerBusyError(answer.headers.get("retry-after", ""))
-        if status in _NOT_THE_CLIENTS_FAULT:
+        if status in NOT_THE_CLIENTS_FAULT:
             # The workers' key has just changed, or the worker is no worker.
             self._health.eject(worker, f"status {status}", FIRST_BACKOFF_SECONDS)
             raise WorkerFailedError(f"status_{status}", reached=False)

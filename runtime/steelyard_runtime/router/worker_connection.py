@@ -209,10 +209,13 @@ class WorkerConnection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             answer.failed(ConnectionError(f"not HTTP: {error}"))
             return
-        if not answer.status:
+        if self._parts:
+            self._head_bytes = 0
+        else:
+            # Bytes that are no body: of the head, of trailers, of what comes between chunks.
             self._head_bytes += len(data)
             if self._head_bytes > MOST_HEAD_BYTES:
-                answer.failed(BadAnswerError("its head is too large"))
+                answer.failed(BadAnswerError("its headers are too large"))
                 self.set_reading(reading=False)
                 return
         if self._parts:

@@ -4,17 +4,26 @@ import asyncio
 import time
 
 import aiohttp
+import orjson
 from aiohttp import web
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.bodies import BodyReader
+from steelyard_runtime.router.bounded_answers import read_bounded
 from steelyard_runtime.router.dispatch import none_came
 from steelyard_runtime.router.pool import Worker, WorkerPool
+from steelyard_runtime.router.refusals import refusal
 from steelyard_runtime.router.replies import json_reply
 from steelyard_runtime.router.settings import RouterSettings
-from steelyard_runtime.router.upstream import forwarded_headers
+from steelyard_runtime.router.transcript import token_count
+from steelyard_runtime.router.upstream import (
+    NOT_THE_CLIENTS_FAULT,
+    WorkerRefusedError,
+    forwarded_headers,
+)
 
 RETRY_SECONDS = 0.25
+_MOST_BYTES = 64 * 1024**2  # the tokens of the largest body
 FORWARDED = {"/tokenize": "POST", "/detokenize": "POST", "/version": "GET"}
 
 
@@ -67,13 +76,16 @@ class WorkerEndpoints:
                 data=body,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=self._settings.queue_timeout_seconds),
+                allow_redirects=False,
             ) as answer:
-                content = await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError):
+                content = await read_bounded(answer, _MOST_BYTES)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
             return None
-        if answer.status == 503:
+        if 400 <= answer.status < 500 and answer.status not in NOT_THE_CLIENTS_FAULT:
+            return refusal(WorkerRefusedError(answer.status, content))
+        if answer.status != 200 or answer.content_type != "application/json":
             return None
-        return web.Response(body=content, status=answer.status, content_type=answer.content_type)
+        return web.Response(body=content, content_type="application/json")
 
     async def models(self, request: web.BaseRequest, request_id: str) -> web.StreamResponse:
         """Answer `/v1/models`: one model, and the length that workers report for it."""
@@ -99,12 +111,14 @@ class WorkerEndpoints:
             if worker.max_model_len is None and worker.routable:
                 try:
                     async with self._session.get(
-                        worker.url + "/v1/models", timeout=timeout
+                        worker.url + "/v1/models", timeout=timeout, allow_redirects=False
                     ) as answer:
-                        card = (await answer.json())["data"][0]
-                        worker.max_model_len = int(card["max_model_len"])
-                except (aiohttp.ClientError, TimeoutError, OSError, LookupError, ValueError):
+                        cards = orjson.loads(await read_bounded(answer, _MOST_BYTES))
+                    worker.max_model_len = token_count(cards["data"][0]["max_model_len"])
+                except (aiohttp.ClientError, TimeoutError, OSError):
                     continue
+                except (LookupError, TypeError, ValueError):
+                    continue  # It says something else than a model's length.
             if worker.max_model_len is not None:
                 return worker.max_model_len
         return None

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 _LINE = re.compile(r"^steelyard:worker_info\{([^}]*)\}", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
+_MOST_CHARACTERS = 2048
+_ROLES = ("prefill", "decode", "both")
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
@@ -21,7 +24,10 @@ def parse_worker_info(page: str) -> WorkerInfo | None:
     found = _LINE.search(page)
     if found is None:
         return None
-    labels = dict(_LABEL.findall(found.group(1)))
+    labels = dict(_LABEL.findall(found.group(1)[:_MOST_CHARACTERS]))
+    role = labels.get("role")
     return WorkerInfo(
-        labels.get("role") or None, labels.get("phase") or None, labels.get("fingerprint") or None
+        role if role in _ROLES else None,
+        labels.get("phase") or None,
+        labels.get("fingerprint") or None,
     )
