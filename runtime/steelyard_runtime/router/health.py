@@ -35,7 +35,10 @@ class HealthMonitor:
     ) -> None:
         self._pool = pool
         self._session = session
-        self._timeout = aiohttp.ClientTimeout(total=probe_timeout_seconds)
+        # An address that takes no connection is told from a process that does not answer.
+        self._timeout = aiohttp.ClientTimeout(
+            total=probe_timeout_seconds, sock_connect=0.75 * probe_timeout_seconds
+        )
         self._tasks: set[asyncio.Task[None]] = set()
 
     def follow(self, worker: Worker) -> None:
@@ -66,9 +69,23 @@ class HealthMonitor:
         self._pool.eject(worker, reason)
         self._start(self._readmit(worker, first_delay_seconds))
 
-    async def alive(self, worker: Worker) -> bool:
-        """Whether the worker's process answers at all; used on requests that stall."""
-        return await self._get_status(worker, "/health") == 200
+    async def answers(self, worker: Worker) -> bool | None:
+        """Whether the worker's process answers; used on requests that stall.
+
+        None: it can be reached and is silent. It may be stopped, or its event loop may be held: the
+        kernel takes connections for both, so only time tells.
+        """
+        try:
+            async with self._session.get(
+                worker.url + "/health", timeout=self._timeout, allow_redirects=False
+            ) as answer:
+                return answer.status == 200
+        except aiohttp.ConnectionTimeoutError:
+            return False
+        except TimeoutError:
+            return None
+        except _NETWORK_ERRORS:
+            return False
 
     async def gone(self, worker: Worker) -> bool:
         """Whether a worker whose connection broke has ended, or is starting again."""

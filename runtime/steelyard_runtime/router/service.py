@@ -72,7 +72,8 @@ class RouterService:
         self.sweeper = Sweeper(
             keepalive_seconds=settings.sse_keepalive_seconds,
             stall_seconds=settings.stall_seconds,
-            alive=self.health.alive,
+            patience_seconds=settings.patience_seconds,
+            answers=self.health.answers,
             stalled=lambda worker: self.health.lost(worker, "stalled"),
             tidy=client.close_old,
         )

@@ -34,9 +34,13 @@ class RouterSettings:
     queue_timeout_seconds: float = 30.0
     # How long a request waits for a decode worker while a prefill worker could serve it.
     last_resort_seconds: float = 2.0
-    # A worker that is silent for so long on a request is probed; no answer to the probe ends it.
+    # A worker that is silent for so long on a request is probed. Without an answer it gets no new
+    # requests; it keeps those that it has for as long as the patience, unless it cannot be reached.
     stall_seconds: float = 5.0
     probe_timeout_seconds: float = 2.0
+    patience_seconds: float = (
+        10.0  # an event loop was held for 5 to 24 s before bodies were bounded
+    )
     connect_timeout_seconds: float = 2.0
     max_attempts: int = 4  # workers that may fail under one request
     max_request_bytes: int = 10 * 1024 * 1024

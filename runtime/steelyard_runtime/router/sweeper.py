@@ -14,11 +14,19 @@ from steelyard_runtime.router.pool import Worker
 class Wait:
     """One request's wait for one worker; entered around everything that reads from it.
 
-    When the worker does not answer a probe, the block ends with `TimeoutError`, and so it does
-    after `limit_seconds`.
+    When the worker cannot be reached, or answers no probe for as long as the sweeper's patience,
+    the block ends with `TimeoutError`, and so it does after `limit_seconds`.
     """
 
-    __slots__ = ("_clock", "_scope", "_sweeper", "last_read_seconds", "paused", "worker")
+    __slots__ = (
+        "_clock",
+        "_scope",
+        "_sweeper",
+        "began_seconds",
+        "last_read_seconds",
+        "paused",
+        "worker",
+    )
 
     def __init__(self, sweeper: "Sweeper", worker: Worker, limit_seconds: float | None) -> None:
         self.worker = worker
@@ -26,7 +34,7 @@ class Wait:
         self._sweeper = sweeper
         self._clock = asyncio.get_running_loop().time
         self._scope = asyncio.timeout(limit_seconds)
-        self.last_read_seconds = self._clock()
+        self.began_seconds = self.last_read_seconds = self._clock()
 
     def heard(self) -> None:
         """Note that the worker sent something."""
@@ -59,7 +67,8 @@ class Sweeper:
         *,
         keepalive_seconds: float,
         stall_seconds: float,
-        alive: Callable[[Worker], Awaitable[bool]],
+        patience_seconds: float,
+        answers: Callable[[Worker], Awaitable[bool | None]],
         stalled: Callable[[Worker], None],
         tidy: Callable[[], None],
     ) -> None:
@@ -67,7 +76,8 @@ class Sweeper:
         self.waits: set[Wait] = set()
         self._keepalive_seconds = keepalive_seconds
         self._stall_seconds = stall_seconds
-        self._alive = alive
+        self._patience_seconds = patience_seconds
+        self._answers = answers
         self._stalled = stalled
         self._tidy = tidy
         self._probes: dict[Worker, asyncio.Task[None]] = {}
@@ -101,13 +111,27 @@ class Sweeper:
         return now_seconds - heard >= self._stall_seconds
 
     async def _probe(self, worker: Worker) -> None:
-        asked_seconds = asyncio.get_running_loop().time()
-        alive = await self._alive(worker)
+        clock = asyncio.get_running_loop().time
+        asked_seconds = clock()
+        answers = await self._answers(worker)
+        while answers is None and clock() - asked_seconds < self._patience_seconds:
+            # New requests go elsewhere; those that it has may still be answered.
+            self._stalled(worker)
+            if self._heard_since(worker, asked_seconds):
+                answers = True
+            else:
+                answers = await self._answers(worker)
         del self._probes[worker]
-        if alive:
-            worker.probed_alive_seconds = asyncio.get_running_loop().time()
+        if answers:
+            worker.probed_alive_seconds = clock()
             return
         self._stalled(worker)
         for wait in list(self.waits):
             if wait.worker is worker and wait.last_read_seconds <= asked_seconds:
                 wait.abort()
+
+    def _heard_since(self, worker: Worker, seconds: float) -> bool:
+        return any(
+            wait.worker is worker and wait.last_read_seconds > max(seconds, wait.began_seconds)
+            for wait in self.waits
+        )

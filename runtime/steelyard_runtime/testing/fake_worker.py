@@ -100,6 +100,12 @@ class FakeWorker:
         self.port = self._runner.addresses[0][1]
         return self
 
+    async def refuse(self) -> None:
+        """Take no new connections, as a node that is gone does; open ones stay silent."""
+        if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+
     async def kill(self) -> None:
         """Break all connections and refuse new ones, as kill -9 does."""
         runner, self._runner = self._runner, None

@@ -196,7 +196,12 @@ async def test_stopped_prefill_worker_is_given_up_early(tmp_path: Path) -> None:
     prefill.faults.append(Fault(stall_after_tokens=0))
     prefill.answers_probes = False
     async with running_service(
-        tmp_path, prefill, decode, stall_seconds=0.1, probe_timeout_seconds=0.1
+        tmp_path,
+        prefill,
+        decode,
+        stall_seconds=0.1,
+        probe_timeout_seconds=0.1,
+        patience_seconds=0.2,
     ) as running:
         async with asyncio.timeout(10):
             seen = await running.stream(chat())

@@ -161,7 +161,7 @@ async def test_stopped_worker_is_left_behind(tmp_path: Path) -> None:
     first.faults.append(Fault(stall_after_tokens=4))
     first.answers_probes = False
     async with running_service(
-        tmp_path, first, second, stall_seconds=0.1, probe_timeout_seconds=0.1
+        tmp_path, first, second, stall_seconds=0.1, probe_timeout_seconds=0.1, patience_seconds=0.2
     ) as running:
         seen = await running.stream(chat())
 
@@ -182,6 +182,45 @@ async def test_slow_worker_that_lives_is_waited_for(tmp_path: Path) -> None:
 
     assert seen.ended
     assert second.seen == []
+
+
+async def test_busy_worker_keeps_its_streams(tmp_path: Path) -> None:
+    """A worker whose event loop is held misses probes: it gets no new request, and loses none."""
+    first, second = FakeWorker("decode"), FakeWorker("decode")
+    first.faults.append(Fault(stall_after_tokens=4))
+    first.answers_probes = False
+    async with running_service(
+        tmp_path, first, second, stall_seconds=0.05, probe_timeout_seconds=0.05, patience_seconds=60
+    ) as running:
+        streaming = asyncio.create_task(running.stream(chat()))
+        busy = running.service.pool.workers[0]
+        await eventually(lambda: busy.ejected)
+        other = await running.stream(chat("x"))
+        await asyncio.sleep(0.2)  # some more probes
+        first.answers_probes = True
+        first.resume.set()
+        seen = await streaming
+        await eventually(lambda: not busy.ejected)
+
+    assert seen.ended
+    assert other.ended
+    assert (len(first.seen), len(second.seen)) == (1, 1)
+
+
+async def test_worker_that_cannot_be_reached_is_not_waited_for(tmp_path: Path) -> None:
+    """Silence and a refused connection end the wait at once, however long the patience."""
+    expected = await _undisturbed(tmp_path, CHAT, chat())
+    first, second = FakeWorker("decode"), FakeWorker("decode")
+    first.faults.append(Fault(stall_after_tokens=4))
+    async with running_service(
+        tmp_path, first, second, stall_seconds=0.3, patience_seconds=60.0
+    ) as running:
+        streaming = asyncio.create_task(running.stream(chat()))
+        await eventually(lambda: bool(first.seen))
+        await first.refuse()
+        seen = await asyncio.wait_for(streaming, 10)
+
+    assert expected.chunks == seen.chunks
 
 
 async def test_attempts_are_bounded(tmp_path: Path) -> None:
