@@ -62,8 +62,7 @@ def test_only_the_operators_account_has_its_rights(
     bindings = [
         document
         for document in documents
-        if document["kind"].endswith("Binding")
-        and document["roleRef"]["name"].startswith("steelyard-operator")
+        if "roleRef" in document and document["roleRef"]["name"].startswith("steelyard-operator")
     ]
 
     assert bindings

@@ -28,6 +28,7 @@ from steelyard_operator.local.desired import (
     require_local,
     worker_count,
 )
+from steelyard_operator.local.environment import require_allowed_variables
 from steelyard_operator.local.interruption import Interrupted, Interruptions
 from steelyard_operator.local.live_page import live_page, time_of_day
 from steelyard_operator.local.machine import available_cores, find_executable
@@ -69,6 +70,7 @@ def up(options: Options) -> int:
     """
     service = read_service(options.file)
     require_local(service, str(options.file))
+    require_allowed_variables(service, str(options.file))
     runtime = options.runtime or (find_executable(EXECUTABLE),)
     port = _router_port(options)
     with Scratch() as scratch, ParentPipe() as pipe:
@@ -116,9 +118,13 @@ def _choice() -> random.Random:
 
 
 def _environment(inherited: Mapping[str, str], temporary: Path) -> dict[str, str]:
-    """Ours without Steelyard's variables: a key meant for another service must not reach this."""
+    """Ours without Steelyard's variables: a key meant for another service must not reach this.
+
+    A folder that happens to be the current one lends no modules to the processes: `python -m` would
+    look there first. PYTHONPATH stays, it is the person's own.
+    """
     kept = {n: value for n, value in inherited.items() if not n.startswith(OWN_VARIABLES)}
-    return {**kept, "TMPDIR": str(temporary)}
+    return {**kept, "TMPDIR": str(temporary), "PYTHONSAFEPATH": "1"}
 
 
 @dataclass(slots=True)

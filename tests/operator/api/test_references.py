@@ -1,15 +1,11 @@
 """Every object that a resource names is found, whatever field it stands in."""
 
 import re
-import types
-from collections.abc import Iterator
-from typing import Any, Union, get_args, get_origin
-
-from pydantic import BaseModel
 
 from steelyard_operator.api.meta import Names
 from steelyard_operator.api.references import ObjectKind, Reference, references
 from steelyard_operator.api.v1alpha1 import InferenceService, InferenceServiceSpec
+from steelyard_operator.testing.fields import fields
 
 SUSPICIOUS = re.compile(r"name$|ref$|secret|claim|configmap|serviceaccount|uri$|volume", re.I)
 # Names of nothing that has content to give away, or of blocks whose own fields are looked at.
@@ -53,25 +49,6 @@ EVERYTHING = {
     },
     "router": {"apiKeysSecretRef": {"name": "clients", "key": "k"}},
 }
-
-
-def fields(model: type[BaseModel], path: str) -> Iterator[tuple[str, Any]]:
-    """Yield every field below a model, with its path."""
-    for field in model.model_fields.values():
-        where = f"{path}.{field.alias}"
-        yield where, field
-        yield from inside(field.annotation, where)
-
-
-def inside(annotation: Any, where: str) -> Iterator[tuple[str, Any]]:
-    """Yield the fields of the models in a type."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield from fields(annotation, where)
-    elif get_origin(annotation) is list:
-        yield from inside(get_args(annotation)[0], f"{where}[]")
-    elif get_origin(annotation) in (Union, types.UnionType):
-        for one in get_args(annotation):
-            yield from inside(one, where)
 
 
 def test_no_field_that_names_an_object_lacks_its_mark() -> None:
