@@ -35,6 +35,9 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 PASSED_ON = ("Authorization", "Content-Type")
+ANSWERS = ("application/json", "text/event-stream")  # never a page: it would be ours to a browser
+BODY_SECONDS = 30.0
+MOST_BODY_BYTES = 1024**2  # aiohttp's own limit
 # Browsers that ask at the same time are told the same: a look costs requests to others.
 FRESH_SECONDS = 0.5
 NO_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
@@ -87,7 +90,13 @@ class Page:
         if request.content_type != "application/json":
             return _plain(415, "a completion is asked for with Content-Type application/json")
         headers = {name: request.headers[name] for name in PASSED_ON if name in request.headers}
-        body = await request.read()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await request.read()
+        except TimeoutError:
+            return _plain(408, f"the question must come within {BODY_SECONDS:g} s")
+        except web.HTTPRequestEntityTooLarge:
+            return _plain(413, f"the question may not be larger than {MOST_BODY_BYTES} bytes")
         try:
             async with self._session.post(
                 self._endpoint() + COMPLETIONS,
@@ -96,6 +105,8 @@ class Page:
                 timeout=NO_LIMIT,
                 allow_redirects=False,  # the browser's key is for this endpoint alone
             ) as answer:
+                if answer.content_type not in ANSWERS or 300 <= answer.status < 400:
+                    return _plain(502, "the service answered with something else than an answer")
                 reply = web.StreamResponse(status=answer.status, headers=HEADERS)
                 reply.content_type = answer.content_type
                 await reply.prepare(request)
@@ -113,7 +124,8 @@ async def serve(page: Page, port: int) -> tuple[web.ServerRunner, str]:
     Raises:
         OSError: the port is taken.
     """
-    runner = web.ServerRunner(web.Server(page.handle, access_log=None), shutdown_timeout=0.1)
+    server = web.Server(page.handle, access_log=None, auto_decompress=False, keepalive_timeout=75.0)
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, HOST, port).start()
@@ -125,10 +137,23 @@ async def serve(page: Page, port: int) -> tuple[web.ServerRunner, str]:
 
 def _is_ours(request: web.BaseRequest) -> bool:
     """Whether a request is for us by name, and not from a page of somebody else."""
-    if urlsplit(f"//{request.headers.get('Host', '')}").hostname not in NAMES:
+    host = request.headers.get("Host", "")
+    if len(request.headers.getall("Host", [])) != 1 or _name(host) not in NAMES:
         return False
-    origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("Host")
+    # A link on a page elsewhere sends no Origin; nothing here is meant to be followed from there.
+    if request.headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site":
+        return False
+    origins = request.headers.getall("Origin", [])
+    return all(origin == f"http://{host}" for origin in origins)
+
+
+def _name(host: str) -> str | None:
+    """Return the name in a `Host` header, without its port; None where it is damaged."""
+    try:
+        parts = urlsplit(f"//{host}")
+        return parts.hostname if parts.netloc == host and "@" not in host else None
+    except ValueError:
+        return None
 
 
 def _plain(status: int, sentence: str) -> web.Response:

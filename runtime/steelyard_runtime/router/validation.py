@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from steelyard_runtime.body_limits import check_bytes, check_values
 from steelyard_runtime.errors import RequestError
 
 # OpenAI's fields of both APIs, then those of docs/contract.md, section 2.
@@ -31,6 +32,7 @@ ALLOWED_FIELDS = {
     "/v1/completions": COMPLETION_FIELDS,
     "/v1/chat/completions": CHAT_FIELDS,
 }
+_LARGE_BYTES = 16 * 1024  # fewer cannot be many values; workers look at those as well
 # Between router and workers only: a client could name a host to pull from.
 INTERNAL_FIELDS = ("kv_transfer_params", "steelyard")
 
@@ -52,6 +54,9 @@ def check_body(raw: bytes, path: str, served_model_name: str) -> CheckedBody:
     Raises:
         RequestError: 400 or 404 in the terms of the offending field.
     """
+    large = len(raw) > _LARGE_BYTES
+    if large:
+        check_bytes(raw)
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -61,6 +66,8 @@ def check_body(raw: bytes, path: str, served_model_name: str) -> CheckedBody:
     if not isinstance(body, dict):
         raise RequestError(f"The body must be a JSON object, got {json_type(body)}.")
     _check_names(body, ALLOWED_FIELDS[path])
+    if large:
+        check_values(raw, body)
     _check_model(body, served_model_name)
     for name in ("stream", "return_token_ids"):
         if not isinstance(body.get(name), bool | None):

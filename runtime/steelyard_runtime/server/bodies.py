@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from starlette.requests import ClientDisconnect, Request
 
+from steelyard_runtime.body_limits import check_bytes, check_values
 from steelyard_runtime.errors import RequestError
-from steelyard_runtime.server.body_limits import check_bytes, check_values
 from steelyard_runtime.server.protocol.generation import RequestModel
 from steelyard_runtime.server.work_threads import WorkThreads
 

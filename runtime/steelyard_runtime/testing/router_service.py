@@ -102,7 +102,7 @@ class RunningService:
         self, body: Any, path: str = CHAT, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, Any], dict[str, str]]:
         """Send a request and return status, document and headers."""
-        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        data = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
         async with self.client.post(self.url + path, data=data, headers=headers) as answer:
             return answer.status, json.loads(await answer.read()), _lower(answer.headers)
 

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from steelyard_operator.page.server import FILES, Page, serve
 
@@ -46,6 +47,10 @@ async def test_facts_are_json(played: Any) -> None:
         ("static/index.html", {}, 404),
         ("facts", {"Host": "attacker.example"}, 403),
         ("facts", {"Origin": "http://attacker.example"}, 403),
+        ("facts", {"Origin": "null"}, 403),
+        ("facts", {"Sec-Fetch-Site": "cross-site"}, 403),
+        ("facts", {"Host": "[::1"}, 403),
+        ("facts", {"Host": "localhost@attacker.example"}, 403),
         ("", {"Host": "127.0.0.1.attacker.example:80"}, 403),
     ],
 )
@@ -98,6 +103,39 @@ async def test_a_service_that_is_away_is_one_sentence() -> None:
         async with session.post(f"{url}v1/chat/completions", json={}) as answer:
             assert (answer.status, await answer.text()) == (502, "the service does not answer\n")
         await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Content-Type": "text/html"}, {"Location": "/elsewhere", "Content-Type": "text/plain"}],
+    ids=["page", "redirect"],
+)
+async def test_pages_of_the_service_are_not_ours(headers: dict[str, str]) -> None:
+    """Only JSON and events of a service reach a browser, and no redirect is followed."""
+    asked = []
+
+    async def strange(request: web.BaseRequest) -> web.Response:
+        asked.append(request.path)
+        status = 307 if "Location" in headers else 200
+        return web.Response(body=b"<script>", status=status, headers=headers)
+
+    async def facts() -> dict[str, Any]:
+        return {}
+
+    service = web.ServerRunner(web.Server(strange))
+    await service.setup()
+    await web.TCPSite(service, "127.0.0.1", 0).start()
+    endpoint = f"http://127.0.0.1:{service.addresses[0][1]}"
+    async with aiohttp.ClientSession() as session:
+        runner, url = await serve(Page(session, facts, lambda: endpoint), 0)
+        async with session.post(f"{url}v1/chat/completions", json={}) as answer:
+            status, text = answer.status, await answer.text()
+        await runner.cleanup()
+    await service.cleanup()
+
+    assert status == 502
+    assert "script" not in text
+    assert asked == ["/v1/chat/completions"]
 
 
 async def test_a_port_that_is_taken_is_an_error(played: Any) -> None:

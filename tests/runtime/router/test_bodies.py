@@ -14,7 +14,13 @@ from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.compression import inflater_for
 from steelyard_runtime.router.keys import ApiKey
 from steelyard_runtime.testing.fake_worker import FakeWorker
-from steelyard_runtime.testing.router_service import CHAT, RunningService, chat, running_service
+from steelyard_runtime.testing.router_service import (
+    CHAT,
+    COMPLETIONS,
+    RunningService,
+    chat,
+    running_service,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -184,3 +190,23 @@ async def test_deep_bodies_never_fail_the_router(tmp_path: Path, depth: int) -> 
             codes = {(await running.post(body.encode()))[0] for body in bodies}
 
         assert codes <= {200, 400}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("messages", [{"role": "user", "content": ""}] * 20_000),
+        ("messages", [{}] * 260_000),
+        ("prompt", [[1]] * 3000 + ["x" * 20_000]),
+        ("metadata", [[]] * 260_000),
+    ],
+)
+async def test_too_many_values_are_refused_here(tmp_path: Path, field: str, value: Any) -> None:
+    """What a worker would refuse for its number of values is refused before any worker is asked."""
+    worker = FakeWorker()
+    async with running_service(tmp_path, worker) as running:
+        path = COMPLETIONS if field == "prompt" else CHAT
+        status, document, _ = await running.post({field: value, "max_tokens": 1}, path)
+
+    assert (status, worker.seen) == (400, [])
+    assert "at most" in document["error"]["message"]

@@ -9,8 +9,8 @@ import httpx
 import orjson
 import pytest
 
+from steelyard_runtime import body_limits
 from steelyard_runtime.errors import RequestError
-from steelyard_runtime.server import body_limits
 from steelyard_runtime.server.bodies import parse_json
 from steelyard_runtime.testing.http_worker import Rig, running_worker
 
