@@ -149,6 +149,8 @@ def _assembled(
         tick_seconds=settings.tick_seconds,
     )
     events = Events(client, identity)
+    room = Room(caches.pods, wake=queue.add)
+    queue.goes_first = room.serves
     reconciler = Reconciler(
         Parts(
             settings=settings,
@@ -171,7 +173,7 @@ def _assembled(
             balancing=balancing,
             events=events,
             failures=Failures(reporting, events, now=lambda: datetime.now(UTC)),
-            room=Room(caches.pods, wake=queue.add),
+            room=room,
             secrets=secrets,
             master_key=master_key,
         )

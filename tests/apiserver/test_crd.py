@@ -141,12 +141,16 @@ REFUSED = {
         "should be less than or equal to 16384",
     ),
     "much text for the engine": (
-        {"runtime": {"env": [{"name": "A", "value": "x" * 32_768}]}},
-        "`extraArgs` and `env` must have at most 32768 characters together",
+        {
+            "runtime": {
+                "env": [{"name": "A", "value": "x" * 32_768}, {"name": "B", "value": "x" * 8000}]
+            }
+        },
+        "`extraArgs` and `env` must have at most 40000 characters together",
     ),
     "much text for the pods": (
-        role({"podTemplate": {"metadata": {"annotations": {str(n): LONG for n in range(32)}}}}),
-        "`podTemplate` must have at most 32768 characters in labels, annotations, `nodeSelector` "
+        role({"podTemplate": {"metadata": {"annotations": {str(n): LONG for n in range(40)}}}}),
+        "`podTemplate` must have at most 40000 characters in labels, annotations, `nodeSelector` "
         "and variables together",
     ),
     **{

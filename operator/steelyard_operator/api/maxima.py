@@ -21,7 +21,7 @@ MOST_MILLISECONDS = 3_600_000
 """Of a latency objective: an hour."""
 MOST_TOKENS = 2**26
 """Of a prompt and its answer; the longest contexts of published models are 10 million."""
-MOST_TEXT = 32_768
+MOST_TEXT = 40_000
 """Characters of all arguments and variables of the engine together, and again of a pod template.
 A character may take six bytes as JSON: with both, a pod, a ControllerRevision and the resource with
 two such templates stay below the 1.5 MiB that etcd takes."""

@@ -1,7 +1,8 @@
 """One queue of keys: each waits at most once, is worked on by one at a time, and comes back.
 
 A key that fails comes back after a delay that doubles; a key that succeeds may name a time at
-which to look again. What is done with a key is the caller's.
+which to look again. Most workers are for keys that go first (services that serve), so that a crowd
+of new ones holds none of them up. What is done with a key is the caller's.
 """
 
 import asyncio
@@ -16,6 +17,10 @@ from steelyard_operator.kube.metrics import QUEUE_DEPTH, QUEUE_SECONDS
 
 log = logging.getLogger(__name__)
 
+FOR_ALL = 4
+"""One worker in so many takes any key, the one that has waited longest; the others those that go
+first. A quarter of 16 makes some 40 new services a second."""
+
 FIRST_BACK_OFF_SECONDS = 0.5
 LONGEST_BACK_OFF_SECONDS = 30.0
 
@@ -29,14 +34,21 @@ Work = Callable[[Key], Awaitable[float | None]]
 class WorkQueue:
     """Keys that wait for their pass."""
 
-    def __init__(self) -> None:
-        self._waiting: deque[Key] = deque()
+    def __init__(self, goes_first: Callable[[Key], bool] = lambda _: True) -> None:
+        """Make an empty queue.
+
+        Args:
+            goes_first: whether a key that is added is one of those that others do not hold up.
+        """
+        self.goes_first = goes_first
+        self._first: deque[Key] = deque()
+        self._later: deque[Key] = deque()
         self._since: dict[Key, float] = {}  # keys in `_waiting`, and from when on
         self._busy: set[Key] = set()
         self._again: set[Key] = set()  # keys that were added while they were worked on
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
-        self._wake = asyncio.Semaphore(0)
+        self._changed = asyncio.Event()
         self._closed = False
 
     def add_at_once(self, key: Key) -> None:
@@ -60,9 +72,9 @@ class WorkQueue:
         if key in self._since or self._closed:
             return
         self._since[key] = time.monotonic()
-        self._waiting.append(key)
-        QUEUE_DEPTH.set(len(self._waiting))
-        self._wake.release()
+        (self._first if self.goes_first(key) else self._later).append(key)
+        QUEUE_DEPTH.set(len(self._since))
+        self._changed.set()
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Ask for a pass later; an earlier time that was asked for stands."""
@@ -86,8 +98,8 @@ class WorkQueue:
             concurrency: how many passes there are at a time.
         """
         async with asyncio.TaskGroup() as workers:
-            for _ in range(concurrency):
-                workers.create_task(self._worker(work))
+            for number in range(concurrency):
+                workers.create_task(self._worker(work, takes_all=number % FOR_ALL == 0))
 
     def close(self) -> None:
         """Begin nothing more."""
@@ -95,22 +107,30 @@ class WorkQueue:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._wake.release()
+        self._changed.set()
 
     @property
     def idle(self) -> bool:
         """Whether no key waits now and none is worked on; those with a later time do not count."""
-        return not self._waiting and not self._busy
+        return not self._since and not self._busy
 
-    async def _worker(self, work: Work) -> None:
-        while True:
-            await self._wake.acquire()
-            if self._closed:
-                self._wake.release()  # for the next worker
-                return
-            key = self._waiting.popleft()
-            QUEUE_DEPTH.set(len(self._waiting))
-            QUEUE_SECONDS.observe(time.monotonic() - self._since.pop(key))
+    def _next(self, *, takes_all: bool) -> Key | None:
+        """Take the key that has waited longest, of those that a worker takes."""
+        lanes = [lane for lane in (self._first, self._later if takes_all else ()) if lane]
+        if not lanes:
+            return None
+        key = min(lanes, key=lambda lane: self._since[lane[0]]).popleft()
+        QUEUE_SECONDS.observe(time.monotonic() - self._since.pop(key))
+        QUEUE_DEPTH.set(len(self._since))
+        return key
+
+    async def _worker(self, work: Work, *, takes_all: bool) -> None:
+        while not self._closed:
+            key = self._next(takes_all=takes_all)
+            if key is None:
+                self._changed.clear()  # it wakes all that wait, whoever clears it
+                await self._changed.wait()
+                continue
             self._busy.add(key)
             again_after: float | None
             try:

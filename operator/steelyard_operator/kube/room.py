@@ -9,7 +9,7 @@ first two.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from steelyard_operator.kube.informer import Store
 from steelyard_operator.kube.queue import Key
@@ -50,6 +50,7 @@ class Room:
         self._counted_at = float("-inf")
         self._waiting: dict[str, dict[str, None]] = {}  # uids by namespace, the oldest first
         self._served: set[str] = set()  # uids of services that have had a ready worker
+        self._ready: set[str] = set()  # uids of those that had one when it was counted last
 
     def grant(self, key: Key, pods: Sequence[Pod], wanted: int) -> int:
         """Return how many of the wanted pods a service may make now; they count at once.
@@ -60,13 +61,14 @@ class Room:
             wanted: how many it would make.
         """
         namespace, uid = key
-        there = self._in_creation(namespace)
+        self._count()
+        there = self._counts[namespace]
         own = sum(map(is_in_creation, pods))
         ready = sum(pod.ready and not pod.deleting for pod in pods)
         if ready:
             self._served.add(uid)
         allowed = GROWING - there
-        if uid in self._served:
+        if uid in self._served or uid in self._ready:
             allowed = max(allowed, max(ready, FIRST) - own)
         elif there < STARTING:
             allowed = max(allowed, FIRST - own)
@@ -74,6 +76,11 @@ class Room:
         self._counts[namespace] += granted
         self._queue(key, waits=granted < wanted)
         return granted
+
+    def serves(self, key: Key) -> bool:
+        """Whether a service has, or has had, a ready worker."""
+        self._count()
+        return key[1] in self._served or key[1] in self._ready
 
     def forget(self, uid: str) -> None:
         """Drop what is known of a service that is gone."""
@@ -96,17 +103,15 @@ class Room:
         if not waiting:
             del self._waiting[namespace]
 
-    def _in_creation(self, namespace: str) -> int:
-        if self._clock() - self._counted_at >= COUNTED_SECONDS:
-            self._counted_at = self._clock()
-            self._counts = Counter(_namespaces(self._pods))
-        return self._counts[namespace]
+    def _count(self) -> None:
+        if self._clock() - self._counted_at < COUNTED_SECONDS:
+            return
+        self._counted_at = self._clock()
+        every = list(self._pods.every())
+        self._counts = Counter(one.namespace for one in every if is_in_creation(one.record))
+        self._ready = {one.controller for one in every if one.record.ready and one.controller}
 
 
 def is_in_creation(pod: Pod) -> bool:
     """Whether a pod was made and does not serve yet, or not any more; one that ended is neither."""
     return not (pod.ready or pod.deleting) and pod.phase not in ("Failed", "Succeeded")
-
-
-def _namespaces(pods: Store[Pod]) -> Iterable[str]:
-    return (held.namespace for held in pods.every() if is_in_creation(held.record))

@@ -7,7 +7,7 @@ import pytest
 
 from steelyard_operator.api.crdgen import crd
 from steelyard_operator.api.load import load, read
-from steelyard_operator.api.maxima import MOST_REPLICAS, MOST_TEXT
+from steelyard_operator.api.maxima import MOST_REPLICAS
 from steelyard_operator.errors import UserError
 
 SPEC = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
@@ -70,9 +70,9 @@ def test_every_text_and_every_key_has_a_longest() -> None:
             "`spec.capacity.maxAccelerators` must be less than or equal to 16384, got 2147483647",
         ),
         (
-            {"runtime": {"extraArgs": ["x" * 1024] * 33}},
-            "`spec.runtime`: `extraArgs` and `env` must have at most 32768 characters together, "
-            "got 33792",
+            {"runtime": {"extraArgs": ["x" * 1024] * 40}},
+            "`spec.runtime`: `extraArgs` and `env` must have at most 40000 characters together, "
+            "got 40960",
         ),
     ],
 )
@@ -105,7 +105,7 @@ spec:
   prefill: {podTemplate: {spec: {containers: [{name: engine, env: [{name: A, value: VALUE}]}]}}}
   rebalancing: {flip: Disabled}
 """
-    load(text.replace("VALUE", "x" * (MOST_TEXT - 1)), "f")
+    load(text.replace("VALUE", "x" * 32_768), "f")
 
-    with pytest.raises(UserError, match="`podTemplate` must have at most 32768 characters"):
-        load(text.replace("VALUE", "x" * MOST_TEXT), "f")
+    with pytest.raises(UserError, match="`podTemplate` must have at most 40000 characters"):
+        load(text.replace("VALUE}", f"{'x' * 32_768}}}, {{name: B, value: {'x' * 8000}}}"), "f")

@@ -166,3 +166,30 @@ async def test_closing_lets_a_pass_end() -> None:
     await asyncio.wait_for(task, 5)
 
     assert ended == [ONE]
+
+
+async def test_a_crowd_of_others_does_not_hold_up_what_goes_first() -> None:
+    """Some workers take nothing else; the others take all, so that the crowd has its turn too."""
+    crowd = [("ns", f"new{number}") for number in range(20)]
+    queue = WorkQueue(lambda key: key == ONE)
+    hang, done, all_done, passes = asyncio.Event(), asyncio.Event(), asyncio.Event(), []
+
+    async def work(key: Key) -> None:
+        passes.append(key)
+        if key == ONE:
+            done.set()
+        else:
+            await hang.wait()
+        if len(passes) == 21:
+            all_done.set()
+
+    for key in crowd:
+        queue.add(key)
+    async with running(queue, work, concurrency=4):
+        queue.add(ONE)
+        await asyncio.wait_for(done.wait(), 5)
+        assert len(passes) == 2
+        hang.set()
+        await asyncio.wait_for(all_done.wait(), 5)
+
+    assert set(passes) == {ONE, *crowd}
