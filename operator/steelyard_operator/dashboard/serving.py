@@ -40,7 +40,9 @@ async def serve_dashboard(
     forwards = Forwards(namespace, context)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(connected(context))
-        session = await stack.enter_async_context(aiohttp.ClientSession())
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        )
         stack.push_async_callback(forwards.close)
         view = ClusterView(client, session, forwards, namespace, name)
         await view.facts()

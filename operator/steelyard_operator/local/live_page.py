@@ -42,7 +42,7 @@ async def live_page(
         yield None
         return
     chronicle = Chronicle()
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
 
         async def facts() -> dict[str, Any]:
             readings, in_flight = await read_routers(session, [url])

@@ -114,3 +114,19 @@ def test_the_controller_is_the_owner_that_controls(store: Store[int]) -> None:
 
     (held,) = store.of("ns", "demo")
     assert (held.controller, held.controller_name) == ("b", "Job/j")
+
+
+@pytest.mark.parametrize("error", [RecursionError(), MemoryError(), OverflowError(), KeyError("a")])
+def test_an_object_that_cannot_be_read_ends_no_watch(error: Exception) -> None:
+    """It is left out, whatever its reading raised; those after it are read."""
+    errors = [error]
+
+    def convert(raw: dict[str, Any]) -> int:
+        if errors:
+            raise errors.pop()
+        return 1
+
+    store: Store[int] = Store(convert, label="steelyard.dev/service")
+
+    assert not store.put(raw(1, "bad"))
+    assert store.put(raw(1, "good"))
