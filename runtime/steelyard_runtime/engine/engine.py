@@ -150,7 +150,8 @@ class Engine:
         elif flight is not None:
             self._run_and_wait(flight.plan)
         else:
-            self._requests.grammars.hold_back()
+            for request_id, error in self._requests.grammars.hold_back().items():
+                self._requests.fail(request_id, "grammar", error)
             plan = self._scheduler.schedule()
             for sequence in plan.failed:
                 self._requests.fail_scheduled(sequence, "schedule")

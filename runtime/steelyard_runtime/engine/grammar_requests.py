@@ -10,7 +10,7 @@ from collections.abc import Callable
 from steelyard_runtime.core.params import SALT_OWNER_DIGITS
 from steelyard_runtime.core.sequence import SequencePhase
 from steelyard_runtime.engine.request import LiveRequest
-from steelyard_runtime.errors import RequestError
+from steelyard_runtime.errors import ENDS_PROCESS, RequestError
 from steelyard_runtime.ipc.messages import AddRequest
 from steelyard_runtime.structured import bounds
 from steelyard_runtime.structured.grammar import GrammarState
@@ -74,14 +74,24 @@ class GrammarRequests:
         """Hold a sequence back, from now to its end, where its mask is not there."""
         self._live[live.sequence.request_id] = live
 
-    def hold_back(self) -> None:
-        """Decide which sequences sit the next step out; waits a moment for ordinary masks."""
+    def hold_back(self) -> dict[str, BaseException]:
+        """Decide which sequences sit the next step out; waits a moment for ordinary masks.
+
+        Returns what the grammars raised, by request id; those sequences are the caller's to end.
+        """
+        errors: dict[str, BaseException] = {}
         if not self._live:
-            return
+            return errors
         ends_at = self._clock_seconds() + bounds.MASK_WAIT_SECONDS
         for request_id, live in list(self._live.items()):
             if live.grammar is None or live.sequence.phase is SequencePhase.FINISHED:
                 del self._live[request_id]
                 continue
-            left = 0.0 if live.grammar.is_slow else ends_at - self._clock_seconds()
-            live.sequence.is_held = not live.grammar.is_ready(max(0.0, left))
+            try:
+                left = 0.0 if live.grammar.is_slow else ends_at - self._clock_seconds()
+                live.sequence.is_held = not live.grammar.is_ready(max(0.0, left))
+            except ENDS_PROCESS:
+                raise
+            except BaseException as error:
+                errors[request_id] = error
+        return errors

@@ -3,6 +3,7 @@
 Pure ASGI, so that streams pass without a copy. Nothing of a prompt or an answer is logged.
 """
 
+import asyncio
 import hashlib
 import hmac
 import logging
@@ -13,7 +14,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from steelyard_runtime.errors import RequestError
+from steelyard_runtime.errors import ENDS_PROCESS, RequestError
 from steelyard_runtime.server.failures import as_request_error, error_response
 from steelyard_runtime.server.key_file import KeyFile
 from steelyard_runtime.server.leaving import CLOSE_HEADER, Leaving
@@ -117,7 +118,9 @@ class Access:
                 await error_response(denied, challenge)(scope, receive, send_with_id)
             else:
                 await self._app(scope, receive, send_with_id)
-        except Exception as error:
+        except (*ENDS_PROCESS, asyncio.CancelledError):
+            raise
+        except BaseException as error:
             log.exception("request failed", extra={"fields": {"request_id": identity}})
             if status:
                 raise

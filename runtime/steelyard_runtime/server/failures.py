@@ -3,17 +3,24 @@
 Also midway through a stream, where the status is long sent: there the same object is an event.
 """
 
-from typing import Any
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import orjson
 from starlette.responses import Response
 
-from steelyard_runtime.errors import EngineDeadError, RequestError
+from steelyard_runtime.errors import ENDS_PROCESS, EngineDeadError, RequestError
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
-def as_request_error(error: Exception) -> RequestError:
+def as_request_error(error: BaseException) -> RequestError:
     """Return what a client is told about `error`; unknown ones say nothing of the inside."""
     if isinstance(error, RequestError):
         return error
@@ -31,6 +38,33 @@ def as_request_error(error: Exception) -> RequestError:
         code="internal_error",
         kind="server_error",
     )
+
+
+def made(what: str, work: Callable[..., Result], *arguments: Any) -> Result:
+    """Return what `work` returns.
+
+    Args:
+        what: the work, as a client knows it.
+        work: makes a part of one request's answer.
+        arguments: of `work`.
+
+    Raises:
+        RequestError: 500, it failed; the cause is in the log. A panic of a native library, which is
+            no `Exception`, is a failure, too.
+    """
+    try:
+        return work(*arguments)
+    except (*ENDS_PROCESS, asyncio.CancelledError, RequestError):
+        raise
+    except BaseException as error:
+        log.error("%s failed", what, exc_info=error)
+        raise RequestError(
+            f"{what} failed on this request ({type(error).__name__}); the server's log has the "
+            "details under the request id",
+            status=500,
+            code="answer_failed",
+            kind="server_error",
+        ) from None
 
 
 def error_body(error: RequestError) -> bytes:

@@ -13,10 +13,13 @@ from steelyard_runtime.core.params import SamplingParams
 from steelyard_runtime.errors import EngineDeadError, RequestError
 from steelyard_runtime.ipc.messages import AddRequest, Output, RemotePrefill, TokenLogprobs
 from steelyard_runtime.server.engine_client import EngineClient
+from steelyard_runtime.server.failures import made
 from steelyard_runtime.server.mailbox import Mailbox
 from steelyard_runtime.server.request_timing import RequestTiming
 from steelyard_runtime.tokenization.output_text import OutputText
 from steelyard_runtime.tokenization.tokenizer import Tokenizer
+
+TEXT = "turning tokens into text"
 
 
 class ClientGoneError(Exception):
@@ -86,6 +89,7 @@ class Generation:
 
         Raises:
             EngineDeadError: it is gone.
+            RequestError: resumed tokens cannot be turned into text.
         """
         job = self.job
         messages = []
@@ -98,7 +102,7 @@ class Generation:
                 skip_special_tokens=job.skip_special_tokens,
                 min_tokens=job.params.min_tokens,
             )
-            self.resumed_text = text.push(job.resume_token_ids).text
+            self.resumed_text = made(TEXT, text.push, job.resume_token_ids).text
             sequence = _Sequence(index, text, len(job.resume_token_ids))
             request_id = f"{job.request_id}-{index}"
             self._sequences[request_id] = sequence
@@ -133,7 +137,7 @@ class Generation:
         """Return the next pieces; an empty list after `timeout_seconds` of silence.
 
         Raises:
-            RequestError: the engine refused or failed.
+            RequestError: the engine refused or failed, or the tokens cannot be turned into text.
             EngineDeadError: the engine is gone.
             ClientGoneError: `client_gone` was called.
         """
@@ -149,7 +153,7 @@ class Generation:
             raise
         if self._client_gone:
             raise ClientGoneError
-        return [piece for output in outputs if (piece := self._piece(output)) is not None]
+        return made(TEXT, self._pieces, outputs)
 
     def client_gone(self) -> None:
         """Abort at once; the reader of `next` gets `ClientGoneError`."""
@@ -184,6 +188,9 @@ class Generation:
     def num_cached_tokens(self) -> int:
         """Prompt tokens that were found in the prefix cache."""
         return sum(self._cached_tokens)
+
+    def _pieces(self, outputs: list[Output]) -> list[Piece]:
+        return [piece for output in outputs if (piece := self._piece(output)) is not None]
 
     def _piece(self, output: Output) -> Piece | None:
         sequence = self._sequences.get(output.request_id)

@@ -64,7 +64,7 @@ async def prepare_chat(worker: Worker, body: ChatRequest, request_id: str) -> Pr
         choices,
         logprobs=logprobs is not None,
     )
-    return Prepared(generation, answer)
+    return Prepared(generation, answer, worker.threads)
 
 
 class _CallIds:

@@ -50,7 +50,7 @@ async def prepare_completion(worker: Worker, body: CompletionRequest, request_id
         logprobs=logprobs is not None,
         echoes=echoes,
     )
-    return Prepared(generation, answer)
+    return Prepared(generation, answer, worker.threads)
 
 
 def _refuse_unsupported(body: CompletionRequest, n: int) -> None:

@@ -6,18 +6,26 @@ away aborts its sequences at once, whether it streams or not.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from steelyard_runtime.server.answers import Answer, usage_of
 from steelyard_runtime.server.event_frames import DONE, KEEP_ALIVE
-from steelyard_runtime.server.failures import as_request_error, error_body
-from steelyard_runtime.server.generation import ClientGoneError, Generation
+from steelyard_runtime.server.failures import as_request_error, error_body, made
+from steelyard_runtime.server.generation import ClientGoneError, Generation, Piece
+from steelyard_runtime.server.work_threads import WorkThreads
 
 log = logging.getLogger(__name__)
+
+ANSWER = "writing the answer"
+# The log probabilities of 3,000 positions with 20 alternatives take 25 ms to write.
+INLINE_POSITIONS = 100
+
+Result = TypeVar("Result")
 
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -32,6 +40,7 @@ class Prepared:
 
     generation: Generation
     answer: Answer
+    threads: WorkThreads
 
 
 async def serve(
@@ -49,7 +58,7 @@ async def serve(
     try:
         generation.start()
         if generation.job.resume_token_ids:
-            answer.resume(generation.resumed_text)
+            made(ANSWER, answer.resume, generation.resumed_text)
         if answer.options.stream:
             await _stream(prepared, send, keepalive_seconds)
         else:
@@ -76,12 +85,24 @@ async def _watch(receive: Receive, generation: Generation) -> None:
     generation.client_gone()
 
 
+async def _made_of(prepared: Prepared, piece: Piece, work: Callable[[Piece], Result]) -> Result:
+    """Return what an answer makes of a piece; in a thread where that would hold up others.
+
+    Raises:
+        RequestError: 500, it failed.
+    """
+    described = piece.prompt_logprobs or ()
+    if len(described) <= INLINE_POSITIONS:
+        return made(ANSWER, work, piece)
+    return await prepared.threads.run(len(described), lambda: made(ANSWER, work, piece), 0)
+
+
 async def _collect(prepared: Prepared) -> bytes:
     generation, answer = prepared.generation, prepared.answer
     while generation.num_unfinished or generation.has_pieces:
         for piece in await generation.next():
-            answer.collect(piece)
-    return answer.body(usage_of(generation))
+            await _made_of(prepared, piece, answer.collect)
+    return made(ANSWER, answer.body, usage_of(generation))
 
 
 async def _stream(prepared: Prepared, send: Send, keepalive_seconds: float) -> None:
@@ -101,9 +122,9 @@ async def _stream(prepared: Prepared, send: Send, keepalive_seconds: float) -> N
             if not pieces:
                 await write(KEEP_ALIVE)
                 continue
-            events = b"".join([answer.events(piece) for piece in pieces])
+            events = b"".join([await _made_of(prepared, piece, answer.events) for piece in pieces])
             if generation.num_unfinished == 0:
-                events += answer.closing(usage_of(generation)) + DONE
+                events += made(ANSWER, answer.closing, usage_of(generation)) + DONE
             if events:
                 await write(events)
     except ClientGoneError:

@@ -53,6 +53,7 @@ STEPS_OF_A_SEQUENCE: list[tuple[Any, str, int]] = [
     (sampling_step, "token_logprobs", 1),
     (GrammarState, "allowed", 2),
     (GrammarState, "advance", 3),
+    (GrammarState, "is_ready", 2),
     (sampler, "_is_plain", 13),
     (sampler, "needs_processing", 15),
     (sampler, "_sampled", 9),

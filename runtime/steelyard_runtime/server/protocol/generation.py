@@ -63,7 +63,9 @@ class GenerationRequest(RequestModel):
     min_p: Annotated[FiniteFloat, Field(ge=0, le=1)] | None = None
     presence_penalty: Annotated[FiniteFloat, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[FiniteFloat, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[FiniteFloat, Field(gt=0, le=100)] | None = None
+    # vLLM takes anything above 0; what clients send lies between 0.5 and 2. A logit times 0.01 or
+    # 100 is a number that can be told from others in float32, whatever else is done to it.
+    repetition_penalty: Annotated[FiniteFloat, Field(ge=0.01, le=100)] | None = None
     logit_bias: dict[str, Annotated[FiniteFloat, Field(ge=-100, le=100)]] | None = None
     seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     max_tokens: Annotated[int, Field(ge=1, le=2**31 - 1)] | None = None
