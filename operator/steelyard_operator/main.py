@@ -106,6 +106,7 @@ async def _operate(settings: Settings, environment: Mapping[str, str]) -> int:
         ) as port:
             log.info("%s: serves metrics on port %d, waits for the Lease", identity, port)
             if not await _before(stop, leadership.acquire()):
+                await leadership.release()
                 return 0
             log.info("%s: holds the Lease, epoch %d", identity, leadership.epoch)
             await _lead(process, stop)

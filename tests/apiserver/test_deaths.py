@@ -158,7 +158,7 @@ def test_a_new_service_survives_every_death(
             and len(of(CORE, "services")) == 3
             and len(of(APPS, "deployments")) == 1
             and len(of(APPS, "controllerrevisions")) == 1
-            and len(of(CORE, "secrets")) == 1
+            and len(of(CORE, "secrets")) == 2  # the token and the workers' key
             and len(of(BUDGETS, "poddisruptionbudgets")) == 2
             and len(of(POLICIES, "networkpolicies")) == 2
             and status.get("observedGeneration") == 1

@@ -50,6 +50,7 @@ class Leadership:
         self._seen: tuple[Any, Any] | None = None  # holder and renewal of another
         self._seen_at = 0.0
         self._renewed_at = 0.0
+        self._claimed = False  # a claim was sent; its answer may not have been awaited
         self.read = asyncio.Event()
         """Set once the Lease was read or found missing: the API server answers, with our rights."""
 
@@ -124,14 +125,22 @@ class Leadership:
         self._lease = await self._client.replace(LEASE, {**lease, "spec": spec})
 
     async def release(self) -> None:
-        """Give the Lease back, so that another need not wait for its end."""
+        """Give the Lease back, so that another need not wait for its end.
+
+        Also one whose claim was cancelled before its answer came.
+        """
         LEADER.set(0)
-        if self._lease is None:
+        if not self._claimed:
             return
-        spec = {**self._lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
         try:
             async with asyncio.timeout(5):
-                await self._client.replace(LEASE, {**self._lease, "spec": spec})
+                lease = self._lease or await self._client.get(LEASE, *self._where)
+                if lease["spec"].get("holderIdentity") != self._identity:
+                    return
+                spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+                await self._client.replace(LEASE, {**lease, "spec": spec})
+        except NotFound:
+            return
         except (ApiError, TimeoutError) as error:
             log.warning("the Lease was not given back: %s", words(error))
         else:
@@ -145,16 +154,19 @@ class Leadership:
             lease = await self._client.get(LEASE, namespace, name)
         except NotFound:
             self.read.set()
+            self._claimed = True
             self._lease = await self._client.create(LEASE, self._new(namespace, name))
             return True
         self.read.set()
         spec = lease["spec"]
         holder = spec.get("holderIdentity")
         if holder == self._identity:
+            self._claimed = True
             self._lease = await self._client.replace(LEASE, self._held(lease, taken=False))
             return True
         if self._lease is not None or (holder and not self._expired(spec)):
             return False
+        self._claimed = True
         self._lease = await self._client.replace(LEASE, self._held(lease, taken=True))
         return True
 

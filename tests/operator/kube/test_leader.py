@@ -86,6 +86,37 @@ async def test_each_holder_has_a_higher_epoch(leases: Leases) -> None:
     assert (first, two.epoch) == (1, 2)
 
 
+async def test_a_claim_that_was_cancelled_is_given_back(leases: Leases) -> None:
+    """A process that is told to stop while the answer to its claim is on its way holds nothing."""
+    create = leases.create
+
+    async def without_answer(kind: Any, body: dict[str, Any]) -> dict[str, Any]:
+        await create(kind, body)
+        leases.written.put_nowait(None)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    leases.create = without_answer  # type: ignore[method-assign]
+    one = claim(leases, "one")
+    acquiring = asyncio.create_task(one.acquire())
+    await leases.written.get()
+    acquiring.cancel()
+    await asyncio.gather(acquiring, return_exceptions=True)
+    await one.release()
+
+    assert leases.lease is not None
+    assert leases.lease["spec"]["holderIdentity"] == ""
+
+
+async def test_who_never_claimed_leaves_the_lease_of_another(leases: Leases) -> None:
+    """Giving back is for holders."""
+    await claim(leases, "one").acquire()
+    await claim(leases, "two").release()
+
+    assert leases.lease is not None
+    assert leases.lease["spec"]["holderIdentity"] == "one"
+
+
 async def test_a_silent_holder_is_replaced_by_our_own_clock(leases: Leases) -> None:
     """What counts is how long we have seen no renewal, not what the holder's clock says."""
     await claim(leases, "one").acquire()
