@@ -21,8 +21,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     """Answer an unknown path (404) or method (405)."""
     assert isinstance(error, HTTPException)
     # Not `request.url`, which a damaged `Host` makes an exception of.
-    path = request.scope["path"][:200].encode("ascii", "backslashreplace").decode()
-    path = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in path)
+    path = request.scope["path"][:200]
     message = str(error.detail)
     code = None
     if error.status_code == 404:

@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
+LONGEST_MESSAGE = 1000
 KINDS = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
@@ -67,13 +68,22 @@ def made(what: str, work: Callable[..., Result], *arguments: Any) -> Result:
         ) from None
 
 
+def one_line(text: str) -> str:
+    """Return a text that may quote a client: control characters and line ends as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
 def error_body(error: RequestError) -> bytes:
     """Return the JSON body `{"error": {...}}`."""
     kind = error.kind
     if kind == "invalid_request_error":
         kind = "server_error" if error.status >= 500 else KINDS.get(error.status, kind)
     detail: dict[str, Any] = {
-        "message": error.message,
+        "message": one_line(error.message)[:LONGEST_MESSAGE],
         "type": kind,
         "param": error.param,
         "code": error.code,

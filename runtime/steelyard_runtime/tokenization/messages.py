@@ -91,7 +91,7 @@ def _text_of(content: Any, where: str) -> str:
         text = part.get(field) if field is not None else None
         if field is None:
             raise RequestError(
-                f"{where}[{i}].type: is {kind!r}; only 'text' is supported by this model",
+                f"{where}[{i}].type: is {str(kind)[:40]!r}; only 'text' is supported by this model",
                 param=f"{where}[{i}].type",
             )
         if not isinstance(text, str):
