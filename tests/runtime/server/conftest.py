@@ -1,6 +1,7 @@
 """A worker's HTTP process over a fake engine, for every test of this folder."""
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,3 +40,24 @@ async def own_rig(model: Path) -> AsyncIterator[Rig]:
     """A worker of the test's own, which it may drain, kill or count."""
     async with running_worker(model) as running:
         yield running
+
+
+class Failures(logging.Handler):
+    """Keeps what is logged as an error."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line with its exception."""
+        self.lines.append(logging.Formatter().format(record))
+
+
+@pytest.fixture
+def failures() -> Iterator[list[str]]:
+    """What is logged as an error while the test runs."""
+    handler = Failures()
+    logging.getLogger().addHandler(handler)
+    yield handler.lines
+    logging.getLogger().removeHandler(handler)
