@@ -88,8 +88,10 @@ class GrammarRequests:
                 del self._live[request_id]
                 continue
             try:
-                left = 0.0 if live.grammar.is_slow else ends_at - self._clock_seconds()
-                live.sequence.is_held = not live.grammar.is_ready(max(0.0, left))
+                # Once it was late, nobody waits for it any more.
+                waits = not (live.grammar.is_slow or live.sequence.is_held)
+                left = max(0.0, ends_at - self._clock_seconds()) if waits else 0.0
+                live.sequence.is_held = not live.grammar.is_ready(left)
             except ENDS_PROCESS:
                 raise
             except BaseException as error:

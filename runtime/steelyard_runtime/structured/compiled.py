@@ -15,6 +15,7 @@ from steelyard_runtime.structured.trial_queue import Digest
 class Compiled:
     """A matcher to copy, and what its trial measured."""
 
+    digest: Digest
     matcher: Any
     field: str
     num_bytes: int
@@ -39,9 +40,13 @@ class CompiledCache:
             self._entries.move_to_end(digest)
         return compiled
 
-    def put(self, digest: Digest, compiled: Compiled) -> None:
+    def drop(self, digest: Digest) -> None:
+        """Forget a grammar."""
+        self._entries.pop(digest, None)
+
+    def put(self, compiled: Compiled) -> None:
         """Keep a grammar, at the cost of those that were not used for longest."""
-        self._entries[digest] = compiled
+        self._entries[compiled.digest] = compiled
         while len(self._entries) > 1 and (
             len(self._entries) > bounds.MAX_CACHED_GRAMMARS
             or sum(each.num_bytes for each in self._entries.values()) > bounds.MAX_CACHED_BYTES

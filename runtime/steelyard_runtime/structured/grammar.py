@@ -32,6 +32,7 @@ class GrammarState:
         lanes: Lanes,
         step_cpu_seconds: float,
         on_late: Callable[[], None] = lambda: None,
+        on_dear: Callable[[RequestError], None] = lambda error: None,
     ) -> None:
         """Take a matcher over; there is no mask before the first `advance`, which may be empty.
 
@@ -42,6 +43,7 @@ class GrammarState:
             lanes: where work is done.
             step_cpu_seconds: what the slowest step of this grammar took so far.
             on_late: called when a mask is there that the engine found missing.
+            on_dear: called with the refusal where a step took too long.
         """
         self._matcher = matcher
         self._vocab_size = vocab_size
@@ -49,6 +51,7 @@ class GrammarState:
         self._lanes = lanes
         self._step_cpu_seconds = step_cpu_seconds
         self._on_late = on_late
+        self._on_dear = on_dear
         self._done = threading.Event()
         self._allowed: Tensor | None = None
         self._error: RequestError | None = None
@@ -135,4 +138,6 @@ class GrammarState:
     def _note(self, seconds: float) -> None:
         self._step_cpu_seconds = max(self._step_cpu_seconds * 0.9, seconds)
         if seconds > bounds.MASK_CPU_SECONDS:
-            raise RequestError(slow_step(self._field, seconds), param=self._field)
+            error = RequestError(slow_step(self._field, seconds), param=self._field)
+            self._on_dear(error)
+            raise error

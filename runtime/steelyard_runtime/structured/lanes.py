@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from steelyard_runtime.structured.bounds import TRIAL_STACK_BYTES
 
-FAST_THREADS = 2
+FAST_THREADS = 4  # the machine shares its cores among them, so a slow step passes no other
 
 log = logging.getLogger(__name__)
 

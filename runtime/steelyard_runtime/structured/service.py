@@ -205,10 +205,10 @@ class GrammarService:
                 self._fail(new, error)
             return
         num_bytes = max(bounds.MIN_GRAMMAR_BYTES, outcome.grown_bytes)
-        compiled = Compiled(matcher, field, num_bytes, outcome.step_cpu_seconds)
+        compiled = Compiled(new.digest, matcher, field, num_bytes, outcome.step_cpu_seconds)
         with self._lock:
             del self._new[new.digest]
-            self._cache.put(new.digest, compiled)
+            self._cache.put(compiled)
             for request_id, token_ids in new.requests.items():
                 self._hand_over(request_id, compiled, token_ids)
 
@@ -238,6 +238,7 @@ class GrammarService:
                 lanes=self._lanes,
                 step_cpu_seconds=compiled.step_cpu_seconds,
                 on_late=self._wake,
+                on_dear=lambda error: self._refuse_from_now_on(compiled, error),
             )
             self._memory.free_with(state, compiled)
             state.advance_here(token_ids)
@@ -246,6 +247,12 @@ class GrammarService:
             result = error
         with self._lock:
             self._finish(request_id, result)
+
+    def _refuse_from_now_on(self, compiled: Compiled, error: RequestError) -> None:
+        """Remember a grammar that passed its trial, and cost too much later."""
+        with self._lock:
+            self._cache.drop(compiled.digest)
+            self._refusals.add(compiled.digest, error)
 
     # --- under the lock ---------------------------------------------------------------------------
 

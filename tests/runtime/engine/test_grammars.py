@@ -133,7 +133,7 @@ def test_a_sequence_whose_mask_is_late_holds_up_no_other(
 def test_a_mask_that_costs_too_much_ends_its_sequence_alone(
     streams: Streams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is a 400 that names the field and the limit."""
+    """It is a 400 that names the field and the limit; the next request is refused at once."""
     limit = bounds.MASK_CPU_SECONDS
     compute = grammar.next_mask
 
@@ -152,6 +152,9 @@ def test_a_mask_that_costs_too_much_ends_its_sequence_alone(
     assert tokens == streams.expected
     assert (last.error_status, last.error_param) == (400, "tools")
     assert "at most 0.5 s are allowed" in last.error
+    streams.engine.add(victim("again", dear))
+    (again,) = streams.engine.step()
+    assert (again.error, again.error_status) == (last.error, 400)
 
 
 def test_a_lease_is_given_back_where_the_grammar_is_refused(make_rig: Any) -> None:
