@@ -51,6 +51,7 @@ class Script:
     finish_reason: Reason | None = "length"
     error: str = ""
     error_status: int = 500
+    error_param: str = ""
     tokens_per_output: int = 1
     num_cached_tokens: int = 0
     hold_after: int | None = None  # wait for `FakeEngine.gate` after so many tokens
@@ -211,6 +212,7 @@ class FakeEngine:
             finish_reason=script.finish_reason if last else None,
             error=script.error if last else "",
             error_status=script.error_status,
+            error_param=script.error_param,
             num_cached_tokens=script.num_cached_tokens if first else 0,
             scheduled_at_ns=now_ns if first else 0,
             logits_at_ns=now_ns,

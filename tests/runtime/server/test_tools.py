@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from steelyard_runtime.core.params import MAX_GRAMMAR_BYTES
 from steelyard_runtime.testing.byte_tokenizer import byte_ids
 from steelyard_runtime.testing.fake_engine import Script
 from steelyard_runtime.testing.http_worker import Rig, events
@@ -116,6 +117,26 @@ async def test_required_forces_a_list_of_calls(rig: Rig, stream: bool) -> None:
         call = choice["message"]["tool_calls"][0]["function"]
         reason = choice["finish_reason"]
     assert (call["name"], call["arguments"], reason) == ("time", "{}", "tool_calls")
+
+
+async def test_a_refused_schema_of_a_tool_names_the_tools(rig: Rig) -> None:
+    """The engine's refusal arrives with the field that it is about."""
+    rig.engine.script = lambda _: Script([], "error", "no", 400, "tools")
+    response = await rig.chat(tools=TOOLS, tool_choice="required")
+
+    assert rig.engine.added[0].params.grammar.field == "tools"
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "tools")
+
+
+async def test_a_long_schema_never_gets_to_the_engine(rig: Rig) -> None:
+    """It is a 400 that says how long it may be, for all choices at once."""
+    schema = {"name": "a", "schema": {"const": "x" * MAX_GRAMMAR_BYTES}}
+    response = await rig.chat(response_format={"type": "json_schema", "json_schema": schema}, n=4)
+
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "response_format")
+    assert f"at most {MAX_GRAMMAR_BYTES}" in error["message"]
+    assert not rig.engine.added
 
 
 async def test_none_hides_the_tools(rig: Rig) -> None:
