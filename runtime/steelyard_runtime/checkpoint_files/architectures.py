@@ -7,7 +7,7 @@ that helps is the one about the architecture.
 from pathlib import Path
 
 from steelyard_runtime.checkpoint_files.gguf_header import read_gguf_header
-from steelyard_runtime.checkpoint_files.safetensors_header import read_json
+from steelyard_runtime.checkpoint_files.reading import read_json, shown
 from steelyard_runtime.errors import CheckpointError
 
 # Hugging Face's class names; `models/registry.py` has a loader for each.
@@ -37,5 +37,5 @@ def check_architecture(path: Path) -> None:
         allowed = sorted(GGUF_ARCHITECTURES)
     if name is not None and name not in allowed:
         raise CheckpointError(
-            f"{path} has the architecture '{name}'; must be one of: {', '.join(allowed)}"
+            f"{path} has the architecture '{shown(name)}'; must be one of: {', '.join(allowed)}"
         )

@@ -5,6 +5,8 @@ makes several arrays per token and takes two seconds for a vocabulary of 49,152;
 """
 
 import mmap
+import os
+import stat
 import struct
 from array import array
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from steelyard_runtime.checkpoint_files.reading import shown
 from steelyard_runtime.errors import CheckpointError
 
 MAGIC = b"GGUF"
@@ -90,7 +93,7 @@ def read_gguf_header(path: Path) -> GGUFHeader:
     """
     try:
         with path.open("rb") as file:
-            if file.read(4) != MAGIC:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode) or file.read(4) != MAGIC:
                 raise CheckpointError(f"{path} is not a GGUF file: it must start with 'GGUF'")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _Reader(path, data).header()
@@ -118,9 +121,10 @@ class _Reader:
             key = self.string()
             (kind,) = self.unpack("<I")
             metadata[key] = self.value(kind)
-        if metadata.get("split.count", 1) > 1:
+        parts = metadata.get("split.count", 1)
+        if not isinstance(parts, int) or parts > 1:
             raise CheckpointError(
-                f"{self.path} is one part of {metadata['split.count']}; merge them into one file"
+                f"{self.path} is one part of {shown(parts)}; merge them into one file"
             )
         raw = [self.tensor() for _ in range(num_tensors)]
         alignment = metadata.get("general.alignment", 32)
@@ -128,6 +132,12 @@ class _Reader:
             raise CheckpointError(f"{self.path}: general.alignment must be positive")
         start = -(-self.position // alignment) * alignment
         tensors = {name: self.entry(name, shape, kind, start + at) for name, shape, kind, at in raw}
+        held_bytes = sum(entry.num_bytes for entry in tensors.values())
+        if len(tensors) != len(raw) or held_bytes > len(self.data):
+            raise CheckpointError(
+                f"{self.path}: its tensors lie over each other, or two have one name; they have "
+                f"{held_bytes} bytes together, the file {len(self.data)}"
+            )
         return GGUFHeader(self.path, metadata, tensors)
 
     def entry(self, name: str, shape: tuple[int, ...], kind: int, offset: int) -> TensorEntry:
@@ -135,19 +145,19 @@ class _Reader:
         if encoding is None:
             allowed = ", ".join(known.name for known in ENCODINGS.values())
             raise CheckpointError(
-                f"{self.path}: tensor '{name}' has the ggml type {_type_name(kind)}; "
+                f"{self.path}: tensor '{shown(name)}' has the ggml type {_type_name(kind)}; "
                 f"must be one of: {allowed}"
             )
         if not shape or shape[-1] % encoding.block_values:
             raise CheckpointError(
-                f"{self.path}: tensor '{name}' has the shape {list(shape)}; "
+                f"{self.path}: tensor '{shown(name)}' has the shape {list(shape)}; "
                 f"rows of {encoding.name} must be multiples of {encoding.block_values}"
             )
         num_bytes = prod(shape) // encoding.block_values * encoding.block_bytes
         if offset + num_bytes > len(self.data):
             raise CheckpointError(
-                f"{self.path} is truncated: tensor '{name}' ends at byte {offset + num_bytes}, "
-                f"the file at {len(self.data)}"
+                f"{self.path} is truncated: tensor '{shown(name)}' ends at byte "
+                f"{offset + num_bytes}, the file at {len(self.data)}"
             )
         return TensorEntry(name, shape, encoding, offset, num_bytes)
 
@@ -156,7 +166,8 @@ class _Reader:
         (dimensions,) = self.unpack("<I")
         if dimensions > _MAX_DIMENSIONS:
             raise CheckpointError(
-                f"{self.path}: tensor '{name}' has {dimensions} dimensions; at most 4 are allowed"
+                f"{self.path}: tensor '{shown(name)}' has {dimensions} dimensions; at most 4 are "
+                "allowed"
             )
         shape = self.unpack(f"<{dimensions}Q")
         kind, offset = self.unpack("<IQ")

@@ -4,10 +4,8 @@ Names follow Hugging Face's config.json. Which architectures can run is `archite
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from steelyard_runtime.checkpoint_files.architectures import (
     GGUF_ARCHITECTURES,
@@ -17,8 +15,11 @@ from steelyard_runtime.checkpoint_files.architectures import (
 )
 from steelyard_runtime.checkpoint_files.fields import Fields
 from steelyard_runtime.checkpoint_files.gguf_header import MAGIC, GGUFHeader, read_gguf_header
-from steelyard_runtime.checkpoint_files.safetensors_header import read_json
+from steelyard_runtime.checkpoint_files.reading import read_json, shown
 from steelyard_runtime.errors import CheckpointError
+
+LAYERS = 4096  # far beyond any model
+POSITIONS = 2**22  # RoPE's table has a row for each: 2 GiB for heads of 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +112,11 @@ def config_from_gguf(header: GGUFHeader) -> ModelConfig:
     head_dim = fields.positive(f"{name}.attention.key_length", hidden_size // heads)
     embedding = header.tensors.get("token_embd.weight")
     vocab_size = fields.positive(f"{name}.vocab_size", embedding.shape[0] if embedding else None)
-    kind = fields.metadata.get(f"{name}.rope.scaling.type", "none")
+    kind = fields.text(f"{name}.rope.scaling.type", "none")
     if kind not in ("none", "linear"):
         raise CheckpointError(
-            f"{header.path}: {name}.rope.scaling.type is '{kind}'; must be one of: none, linear"
+            f"{header.path}: {name}.rope.scaling.type is '{shown(kind)}'; must be one of: none, "
+            "linear"
         )
     factor = fields.number(f"{name}.rope.scaling.factor", 1.0)
     rotated = fields.positive(f"{name}.rope.dimension_count", head_dim)
@@ -123,18 +125,20 @@ def config_from_gguf(header: GGUFHeader) -> ModelConfig:
             f"{header.path}: {name}.rope.dimension_count is {rotated}; "
             f"must be the head's {head_dim}"
         )
-    ends = (f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot"))
+    ends = [
+        fields.token_ids(f"tokenizer.ggml.{end}_token_id", vocab_size) for end in ("eos", "eot")
+    ]
     config = ModelConfig(
         architecture=architecture,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=fields.positive(f"{name}.feed_forward_length"),
-        num_layers=fields.positive(f"{name}.block_count"),
+        num_layers=fields.positive(f"{name}.block_count", largest=LAYERS),
         num_heads=heads,
         num_kv_heads=fields.positive(f"{name}.attention.head_count_kv", heads),
         head_dim=head_dim,
         rms_norm_eps=fields.number(f"{name}.attention.layer_norm_rms_epsilon"),
-        max_position=fields.positive(f"{name}.context_length"),
+        max_position=fields.positive(f"{name}.context_length", largest=POSITIONS),
         rope_theta=fields.number(f"{name}.rope.freq_base", 10_000.0),
         rope_scaling=RopeScaling("linear", factor) if kind == "linear" else None,
         tie_word_embeddings="output.weight" not in header.tensors,
@@ -142,7 +146,7 @@ def config_from_gguf(header: GGUFHeader) -> ModelConfig:
         mlp_bias="blk.0.ffn_gate.bias" in header.tensors,
         output_bias="blk.0.attn_output.bias" in header.tensors,
         head_norm=architecture == QWEN3,
-        eos_token_ids=frozenset(header.metadata[end] for end in ends if end in header.metadata),
+        eos_token_ids=frozenset().union(*ends),
     )
     return _checked(config, str(header.path))
 
@@ -155,57 +159,57 @@ def config_from_directory(directory: Path) -> ModelConfig:
     architectures = raw.get("architectures")
     if not isinstance(architectures, list) or not architectures:
         raise CheckpointError(f"{path}: 'architectures' must be a list with one class name")
-    name = str(architectures[0])
+    name = Fields(str(path), {"architectures": architectures[0]}).text("architectures")
     mixed = name == GPT_OSS
-    if name in (QWEN2, QWEN3) and raw.get("use_sliding_window"):
+    if name in (QWEN2, QWEN3) and fields.flag("use_sliding_window", False):
         raise CheckpointError(f"{path}: use_sliding_window is true; must be false")
     # Qwen 2 has a bias at queries, keys and values alone, and config.json does not say so.
-    bias = bool(raw.get("attention_bias", mixed))
-    _check_quantization(path, raw, mixed=mixed)
-    if raw.get("hidden_act", "silu") != "silu":
-        raise CheckpointError(f"{path}: hidden_act is '{raw['hidden_act']}'; must be 'silu'")
+    bias = fields.flag("attention_bias", mixed)
+    _check_quantization(path, fields, mixed=mixed)
+    if fields.text("hidden_act", "silu") != "silu":
+        raise CheckpointError(f"{path}: hidden_act is '{shown(raw['hidden_act'])}'; must be 'silu'")
     heads = fields.positive("num_attention_heads")
     hidden_size = fields.positive("hidden_size")
-    head_dim = raw.get("head_dim") or hidden_size // heads
-    max_position = fields.positive("max_position_embeddings", 2048)
-    theta, scaling = _hf_rope(path, raw, max_position)
+    max_position = fields.positive("max_position_embeddings", 2048, largest=POSITIONS)
+    theta, scaling = _hf_rope(path, fields, max_position)
+    vocab_size = fields.positive("vocab_size")
     config = ModelConfig(
         architecture=name,
-        vocab_size=fields.positive("vocab_size"),
+        vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=fields.positive("intermediate_size"),
-        num_layers=fields.positive("num_hidden_layers"),
+        num_layers=fields.positive("num_hidden_layers", largest=LAYERS),
         num_heads=heads,
         num_kv_heads=fields.positive("num_key_value_heads", heads),
-        head_dim=int(head_dim),
+        head_dim=fields.positive("head_dim", hidden_size // heads),
         rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
         max_position=max_position,
         rope_theta=theta,
         rope_scaling=scaling,
-        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        tie_word_embeddings=fields.flag("tie_word_embeddings", False),
         attention_bias=bias or name == QWEN2,
-        mlp_bias=bool(raw.get("mlp_bias", False)),
-        eos_token_ids=_hf_eos(directory, raw),
+        mlp_bias=fields.flag("mlp_bias", False),
+        eos_token_ids=_hf_eos(directory, fields, vocab_size),
         mixture=_mixture(fields) if mixed else None,
-        windows=_windows(path, raw, fields) if mixed else (),
+        windows=_windows(fields) if mixed else (),
         output_bias=bias and name != QWEN2,
         head_norm=name == QWEN3,
     )
     return _checked(config, str(path))
 
 
-def _check_quantization(path: Path, raw: Mapping[str, Any], *, mixed: bool) -> None:
-    given = raw.get("quantization_config") or {}
+def _check_quantization(path: Path, fields: Fields, *, mixed: bool) -> None:
+    given = fields.mapping("quantization_config")
     method = given.get("quant_method", "unknown") if given else None
     if mixed and method != "mxfp4":
         raise CheckpointError(
             f"{path}: quantization_config must have the method 'mxfp4', as gpt-oss is released; "
-            f"got {method!r}"
+            f"got '{shown(method)}'"
         )
     if method and not mixed:
         raise CheckpointError(
-            f"{path}: quantization_config has the method '{method}', which is not supported; "
-            "safetensors must hold float32, float16 or bfloat16 weights"
+            f"{path}: quantization_config has the method '{shown(method)}', which is not "
+            "supported; safetensors must hold float32, float16 or bfloat16 weights"
         )
 
 
@@ -221,37 +225,49 @@ def _mixture(fields: Fields) -> Mixture:
     return Mixture(experts, top, alpha, limit)
 
 
-def _windows(path: Path, raw: Mapping[str, Any], fields: Fields) -> tuple[int, ...]:
-    layers = fields.positive("num_hidden_layers")
+def _windows(fields: Fields) -> tuple[int, ...]:
+    layers = fields.positive("num_hidden_layers", largest=LAYERS)
     window = fields.positive("sliding_window", 128)
     allowed = {"sliding_attention": window, "full_attention": 0}
-    kinds = raw.get("layer_types") or [list(allowed)[index % 2] for index in range(layers)]
-    if len(kinds) != layers or not set(kinds) <= set(allowed):
+    kinds = fields.metadata.get("layer_types")
+    if kinds is None:
+        kinds = [list(allowed)[index % 2] for index in range(layers)]
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != layers
+        or not all(isinstance(kind, str) and kind in allowed for kind in kinds)
+    ):
         raise CheckpointError(
-            f"{path}: 'layer_types' must have one of {', '.join(allowed)} for each of {layers} "
-            f"layers, got {kinds!r}"
+            f"{fields.where}: 'layer_types' must have one of {', '.join(allowed)} for each of "
+            f"{layers} layers, got {shown(kinds)}"
         )
     return tuple(allowed[kind] for kind in kinds)
 
 
-def _hf_rope(
-    path: Path, raw: Mapping[str, Any], max_position: int
-) -> tuple[float, RopeScaling | None]:
+def _hf_rope(path: Path, config: Fields, max_position: int) -> tuple[float, RopeScaling | None]:
     # transformers 5 writes `rope_parameters`, earlier ones `rope_theta` and `rope_scaling`.
-    merged = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
+    merged = {**config.mapping("rope_scaling"), **config.mapping("rope_parameters")}
     fields = Fields(f"{path}: RoPE", merged)
-    theta = fields.number("rope_theta", float(raw.get("rope_theta") or 10_000.0))
-    kind = merged.get("rope_type", merged.get("type", "default"))
+    theta = fields.number("rope_theta", config.number("rope_theta", 10_000.0))
+    if theta <= 1.0:
+        raise CheckpointError(f"{path}: 'rope_theta' must be above 1, got {theta}")
+    kind = fields.text("rope_type", fields.text("type", "default"))
     if kind == "default":
         return theta, None
     if kind == "linear":
         return theta, RopeScaling("linear", fields.number("factor"))
     if kind == "llama3":
+        low, high = fields.number("low_freq_factor"), fields.number("high_freq_factor")
+        if low >= high:
+            raise CheckpointError(
+                f"{path}: RoPE: 'low_freq_factor' must be below 'high_freq_factor', got {low} and "
+                f"{high}"
+            )
         return theta, RopeScaling(
             "llama3",
             fields.number("factor"),
-            fields.number("low_freq_factor"),
-            fields.number("high_freq_factor"),
+            low,
+            high,
             fields.positive("original_max_position_embeddings", max_position),
         )
     if kind == "yarn":
@@ -262,22 +278,21 @@ def _hf_rope(
             original_max_position=fields.positive("original_max_position_embeddings", max_position),
             beta_fast=fields.number("beta_fast", 32.0),
             beta_slow=fields.number("beta_slow", 1.0),
-            truncate=bool(merged.get("truncate", True)),
+            truncate=fields.flag("truncate", True),
             attention_factor=fields.number("attention_factor", 0.1 * math.log(factor) + 1.0),
         )
     raise CheckpointError(
-        f"{path}: rope_type is '{kind}'; must be one of: default, linear, llama3, yarn"
+        f"{path}: rope_type is '{shown(kind)}'; must be one of: default, linear, llama3, yarn"
     )
 
 
-def _hf_eos(directory: Path, raw: Mapping[str, Any]) -> frozenset[int]:
+def _hf_eos(directory: Path, fields: Fields, vocab_size: int) -> frozenset[int]:
     generation = directory / "generation_config.json"
-    given = raw.get("eos_token_id")
     if generation.exists():
-        given = read_json(generation).get("eos_token_id", given)
-    if given is None:
-        return frozenset()
-    return frozenset(int(token) for token in (given if isinstance(given, list) else [given]))
+        raw = read_json(generation)
+        if "eos_token_id" in raw:
+            return Fields(str(generation), raw).token_ids("eos_token_id", vocab_size)
+    return fields.token_ids("eos_token_id", vocab_size)
 
 
 def _checked(config: ModelConfig, where: str) -> ModelConfig:

@@ -4,6 +4,7 @@ from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from steelyard_runtime.checkpoint_files.reading import shown
 from steelyard_runtime.errors import CheckpointError
 
 ALLOWED = "a path, file:///path or package://distribution/file"
@@ -16,10 +17,10 @@ def resolve(uri: str) -> Path:
         CheckpointError: the scheme is unknown, the package is not installed, or nothing is there.
     """
     scheme, separator, rest = uri.partition("://")
-    if not uri:
-        raise CheckpointError(f"model must be {ALLOWED}, got an empty string")
+    if not uri or not uri.isprintable():
+        raise CheckpointError(f"model must be {ALLOWED}, got '{shown(uri)}'")
     if not separator:
-        path = Path(uri).expanduser()
+        path = _plain_path(uri)
     elif scheme == "file":
         path = _file_path(uri)
     elif scheme == "package":
@@ -29,22 +30,44 @@ def resolve(uri: str) -> Path:
         raise CheckpointError(
             f"model '{uri}' has the scheme '{scheme}'; it must be {ALLOWED}{fetch}"
         )
-    if not path.exists():
-        raise CheckpointError(f"model '{uri}': there is no file or directory at {path}")
-    return path.resolve()
+    try:
+        if not path.exists():
+            raise CheckpointError(
+                f"model '{shown(uri)}': there is no file or directory at {shown(str(path))}"
+            )
+        # A device has no end, and a pipe waits for whoever writes.
+        if not path.is_file() and not path.is_dir():
+            raise CheckpointError(f"model '{uri}': {path} is neither a file nor a directory")
+        return path.resolve()
+    except OSError as error:
+        raise CheckpointError(f"model '{shown(uri)}' cannot be read: {error.strerror}") from None
+
+
+def _plain_path(uri: str) -> Path:
+    try:
+        return Path(uri).expanduser()
+    except RuntimeError:
+        raise CheckpointError(f"model '{shown(uri)}' names no user's home") from None
 
 
 def _file_path(uri: str) -> Path:
-    parts = urlsplit(uri)
-    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-        raise CheckpointError(f"model '{uri}' must name an absolute path: file:///path")
-    return Path(unquote(parts.path))
+    try:
+        parts = urlsplit(uri)
+    except ValueError:  # brackets in a host
+        parts = urlsplit("file:")
+    path = unquote(parts.path)
+    if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
+        raise CheckpointError(f"model '{shown(uri)}' must name an absolute path: file:///path")
+    return Path(path)
 
 
 def _package_path(uri: str, rest: str) -> Path:
     name, _, inside = rest.partition("/")
-    if not name or not inside or ".." in Path(inside).parts:
-        raise CheckpointError(f"model '{uri}' must have the form package://distribution/file")
+    # An absolute path would stand for itself, wherever the package is.
+    if not name or not inside or ".." in Path(inside).parts or inside.startswith("/"):
+        raise CheckpointError(
+            f"model '{shown(uri)}' must have the form package://distribution/file"
+        )
     try:
         distribution = metadata.distribution(name)
     except metadata.PackageNotFoundError:
@@ -53,6 +76,10 @@ def _package_path(uri: str, rest: str) -> Path:
             f"install it or give another model ({ALLOWED})"
         ) from None
     path = Path(str(distribution.locate_file(inside)))
-    if not path.exists():
-        raise CheckpointError(f"model '{uri}': the package '{name}' has no file '{inside}'")
+    try:
+        found = path.exists()
+    except OSError:
+        found = False
+    if not found:
+        raise CheckpointError(f"model '{uri}': the package '{name}' has no file '{shown(inside)}'")
     return path

@@ -20,15 +20,16 @@ from steelyard_runtime.engine.engine import Engine
 from steelyard_runtime.engine.gpu_memory import free_for_kv
 from steelyard_runtime.engine.kv_pool import KVPool
 from steelyard_runtime.engine.model_runner import ModelRunner
-from steelyard_runtime.errors import ConfigError
+from steelyard_runtime.errors import CheckpointError, ConfigError
 from steelyard_runtime.ipc.messages import Ready
 from steelyard_runtime.models.batch import Model
-from steelyard_runtime.models.checkpoint import open_checkpoint
+from steelyard_runtime.models.checkpoint import Checkpoint, open_checkpoint
 from steelyard_runtime.models.fingerprint import fingerprint
 from steelyard_runtime.models.registry import load_model
 from steelyard_runtime.structured.matchers import GrammarVocabulary
 from steelyard_runtime.structured.service import GrammarService
 from steelyard_runtime.tokenization.loading import load_tokenizer
+from steelyard_runtime.tokenization.tokenizer import Tokenizer
 from steelyard_runtime.transfer.interface import Transfer
 from steelyard_runtime.transfer.registry import make_transfer
 
@@ -72,6 +73,7 @@ def assemble(
     checkpoint = open_checkpoint(path)
     dtype = _dtype(config.dtype, device)
     tokenizer = load_tokenizer(path, config.chat_template)
+    check_vocabulary(checkpoint, tokenizer)
     on_progress("load", 10)
     model = load_model(checkpoint, device, dtype, config.block_size)
     on_progress("load", 80)
@@ -148,6 +150,15 @@ def assemble(
         dtype=str(dtype).removeprefix("torch."),
     )
     return Assembly(engine, runner, transfer, grammars, ready)
+
+
+def check_vocabulary(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer with ids that the model has no embedding for: one would end a step."""
+    if tokenizer.vocab_size > checkpoint.config.vocab_size:
+        raise CheckpointError(
+            f"{checkpoint.path}: the tokenizer has ids up to {tokenizer.vocab_size - 1}, the "
+            f"model's vocabulary ends at {checkpoint.config.vocab_size - 1}"
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -19,6 +19,14 @@ class Checkpoint(Protocol):
         """Return whether there is a tensor of this name."""
         ...
 
+    def require(self, name: str, shape: tuple[int, ...]) -> None:
+        """Hold a tensor to a shape before anything is allocated for it.
+
+        Raises:
+            CheckpointError: the tensor is missing, or its shape is another.
+        """
+        ...
+
     def read_into(self, name: str, destination: Tensor) -> None:
         """Write the tensor into `destination`, converted to its dtype.
 

@@ -51,17 +51,24 @@ class GGUFCheckpoint:
         """See `Checkpoint`."""
         return gguf_name(name) in self.header.tensors
 
-    def read_into(self, name: str, destination: Tensor) -> None:
+    def require(self, name: str, shape: tuple[int, ...]) -> None:
         """See `Checkpoint`."""
-        stored = gguf_name(name)
+        self._entry(gguf_name(name), shape)
+
+    def _entry(self, stored: str, shape: tuple[int, ...]) -> TensorEntry:
         entry = self.header.tensors.get(stored)
         if entry is None:
             raise CheckpointError(
                 f"{self.path}: tensor '{stored}' is missing; "
                 f"the file holds {len(self.header.tensors)} tensors"
             )
-        require_shape(self.path, stored, entry.shape, tuple(destination.shape))
-        values = self._values(entry)
+        require_shape(self.path, stored, entry.shape, shape)
+        return entry
+
+    def read_into(self, name: str, destination: Tensor) -> None:
+        """See `Checkpoint`."""
+        stored = gguf_name(name)
+        values = self._values(self._entry(stored, tuple(destination.shape)))
         # Only Llama's rows are in llama.cpp's own order.
         if self.config.architecture == LLAMA and ".attn_q." in stored:
             values = unpermute(values, self.config.num_heads)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from steelyard_runtime.checkpoint_files.architectures import GPT_OSS, LLAMA, QWEN2, QWEN3
+from steelyard_runtime.checkpoint_files.reading import shown
 from steelyard_runtime.errors import CheckpointError
 from steelyard_runtime.models.batch import Model
 from steelyard_runtime.models.checkpoint import Checkpoint
@@ -57,5 +58,17 @@ def load_model(
             f"{checkpoint.path} has the architecture '{architecture}'; "
             f"must be one of: {', '.join(sorted(ARCHITECTURES))}"
         )
-    with torch.inference_mode():
-        return loader(checkpoint, device, dtype, block_tokens)
+    try:
+        with torch.inference_mode():
+            return loader(checkpoint, device, dtype, block_tokens)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise _too_large(checkpoint, error) from None
+    except RuntimeError as error:
+        # What torch says where a CPU's memory ends has no type of its own.
+        if "allocate memory" not in str(error):
+            raise
+        raise _too_large(checkpoint, error) from None
+
+
+def _too_large(checkpoint: Checkpoint, error: BaseException) -> CheckpointError:
+    return CheckpointError(f"{checkpoint.path} does not fit into memory: {shown(str(error))}")

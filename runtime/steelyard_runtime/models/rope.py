@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from steelyard_runtime.checkpoint_files.model_config import ModelConfig, RopeScaling
+from steelyard_runtime.errors import CheckpointError
 
 
 def cos_sin_table(config: ModelConfig, factors: Tensor | None, positions: int) -> Tensor:
@@ -15,13 +16,19 @@ def cos_sin_table(config: ModelConfig, factors: Tensor | None, positions: int) -
         config: theta, scaling and head dimension.
         factors: what divides each frequency (Llama 3.1 GGUF files), or None.
         positions: rows of the table.
+
+    Raises:
+        CheckpointError: theta, scaling or factors give angles that are no numbers.
     """
     inverse = inverse_frequencies(config)
     if factors is not None:
         inverse = inverse / factors.float()
     angles = torch.arange(positions, dtype=torch.float32)[:, None] * inverse
     table = torch.cat((angles.cos(), angles.sin()), dim=-1)
-    return table * (config.rope_scaling.attention_factor if config.rope_scaling else 1.0)
+    table *= config.rope_scaling.attention_factor if config.rope_scaling else 1.0
+    if not bool(table.isfinite().all()):
+        raise CheckpointError("RoPE's angles are not finite; its factors are damaged")
+    return table
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from steelyard_runtime.checkpoint_files.model_config import config_from_directory
+from steelyard_runtime.checkpoint_files.reading import shown
 from steelyard_runtime.checkpoint_files.safetensors_header import (
     DTYPE_BYTES,
     SafetensorsEntry,
@@ -36,16 +37,23 @@ class SafetensorsCheckpoint:
         """See `Checkpoint`."""
         return name in self.entries
 
+    def require(self, name: str, shape: tuple[int, ...]) -> None:
+        """See `Checkpoint`."""
+        self._entry(name, shape)
+
     def read_into(self, name: str, destination: Tensor) -> None:
         """See `Checkpoint`."""
+        destination.copy_(self._tensor(self._entry(name, tuple(destination.shape))))
+
+    def _entry(self, name: str, shape: tuple[int, ...]) -> SafetensorsEntry:
         entry = self.entries.get(name)
         if entry is None:
             raise CheckpointError(
                 f"{self.path}: tensor '{name}' is missing; "
                 f"the files hold {len(self.entries)} tensors"
             )
-        require_shape(entry.path, name, entry.shape, tuple(destination.shape))
-        destination.copy_(self._tensor(entry))
+        require_shape(entry.path, name, entry.shape, shape)
+        return entry
 
     def rope_factors(self) -> Tensor | None:
         """See `Checkpoint`; config.json says it all."""
@@ -55,7 +63,7 @@ class SafetensorsCheckpoint:
         dtype = _TORCH_DTYPES.get(entry.dtype)
         if dtype is None:
             raise CheckpointError(
-                f"{entry.path}: tensor '{entry.name}' has the type {entry.dtype}; "
+                f"{entry.path}: tensor '{entry.name}' has the type '{shown(entry.dtype)}'; "
                 f"must be one of: {', '.join(DTYPE_BYTES)}"
             )
         count = entry.num_bytes // dtype.itemsize

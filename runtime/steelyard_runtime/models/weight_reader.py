@@ -20,6 +20,7 @@ class WeightReader:
 
     def parameter(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         """Return one tensor, of the model's dtype unless another is given."""
+        self.checkpoint.require(name, shape)
         host = torch.empty(shape, dtype=dtype or self.dtype)
         self.checkpoint.read_into(name, host)
         return host.to(self.device)
@@ -28,6 +29,8 @@ class WeightReader:
         self, prefix: str, parts: list[tuple[str, int]], inputs: int, *, bias: bool
     ) -> Linear:
         """Return projections of the same input, each (name, outputs), as one."""
+        for name, size in parts:
+            self.checkpoint.require(f"{prefix}{name}.weight", (size, inputs))
         outputs = sum(size for _, size in parts)
         weight = torch.empty((outputs, inputs), dtype=self.dtype)
         biases = torch.empty(outputs, dtype=self.dtype) if bias else None

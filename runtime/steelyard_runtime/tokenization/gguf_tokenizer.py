@@ -12,8 +12,10 @@ from tokenizers import AddedToken, decoders, models, processors
 from tokenizers import Tokenizer as Backend
 
 from steelyard_runtime.checkpoint_files.gguf_header import read_gguf_header
+from steelyard_runtime.checkpoint_files.reading import shown
 from steelyard_runtime.errors import CheckpointError
-from steelyard_runtime.tokenization.pretokenizers import PRE_TOKENIZERS
+from steelyard_runtime.tokenization.damage import refusing_damage
+from steelyard_runtime.tokenization.pretokenizers import PRE_TOKENIZERS, PreTokenizerRules
 from steelyard_runtime.tokenization.tokenizer import Tokenizer
 
 _CONTROL = 3
@@ -46,26 +48,33 @@ class _GgufTokenizer:
         model = self._optional("model", str)
         if model != "gpt2":
             raise CheckpointError(
-                f"{self._path}: tokenizer.ggml.model is {model!r}; must be 'gpt2' (byte-level BPE)"
+                f"{self._path}: tokenizer.ggml.model is {shown(repr(model))}; must be 'gpt2' "
+                "(byte-level BPE)"
             )
         pre = self._optional("pre", str) or "default"
         rules = PRE_TOKENIZERS.get(pre)
         if rules is None:
             known = ", ".join(sorted(PRE_TOKENIZERS))
             raise CheckpointError(
-                f"{self._path}: tokenizer.ggml.pre is {pre!r}; must be one of: {known}"
+                f"{self._path}: tokenizer.ggml.pre is '{shown(pre)}'; must be one of: {known}"
             )
         tokens = self._required("tokens", list[str])
         vocabulary = dict(zip(tokens, range(len(tokens)), strict=True))
         if len(vocabulary) != len(tokens):
             raise CheckpointError(f"{self._path}: tokenizer.ggml.tokens names a token twice")
-        try:
-            bpe = models.BPE(vocabulary, self._merges(), ignore_merges=rules.ignore_merges)
-        except Exception as error:  # The library raises bare Exceptions.
-            raise CheckpointError(
-                f"{self._path}: its vocabulary and merges do not fit together: {error}"
-            ) from None
-        backend = Backend(bpe)
+        merges = self._merges()
+        with refusing_damage(f"{self._path}: its vocabulary and merges do not fit together"):
+            bpe = models.BPE(vocabulary, merges, ignore_merges=rules.ignore_merges)
+        with refusing_damage(f"{self._path}: its tokenizer is damaged"):
+            return self._around(Backend(bpe), rules, tokens, vocabulary)
+
+    def _around(
+        self,
+        backend: Backend,
+        rules: PreTokenizerRules,
+        tokens: list[str],
+        vocabulary: dict[str, int],
+    ) -> Tokenizer:
         backend.pre_tokenizer = rules.build()
         backend.decoder = decoders.ByteLevel()
         self._add_special_tokens(backend, tokens)
@@ -91,7 +100,7 @@ class _GgufTokenizer:
             at = merge.find(" ", 1)
             if at < 0:
                 raise CheckpointError(
-                    f"{self._path}: tokenizer.ggml.merges has {merge!r}; must be two tokens"
+                    f"{self._path}: tokenizer.ggml.merges has '{shown(merge)}'; must be two tokens"
                 )
             merges.append((merge[:at], merge[at + 1 :]))
         return merges
@@ -117,11 +126,14 @@ class _GgufTokenizer:
 
     def _chat_templates(self) -> dict[str, str]:
         prefix = "tokenizer.chat_template"
-        return {
-            key.removeprefix(prefix).removeprefix(".") or "default": value
-            for key, value in self._metadata.items()
-            if key.startswith(prefix) and isinstance(value, str)
-        }
+        found = {}
+        for key, value in self._metadata.items():
+            if not key.startswith(prefix) or key.startswith(f"{prefix}s"):
+                continue
+            if not isinstance(value, str) or not _is_unicode(key + value):
+                raise CheckpointError(f"{self._path}: {shown(key)} must be text in UTF-8")
+            found[key.removeprefix(prefix).removeprefix(".") or "default"] = value
+        return found
 
     def _token_id(self, key: str, vocab_size: int) -> int | None:
         token_id = self._optional(key, int)
@@ -152,6 +164,15 @@ class _GgufTokenizer:
             raise CheckpointError(f"{self._path}: tokenizer.ggml.{key} has the wrong type")
         found: _Wanted = value
         return found
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it has no bytes that were no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _surround(

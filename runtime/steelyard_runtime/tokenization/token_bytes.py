@@ -5,6 +5,7 @@ stands for fixed bytes whatever stands beside it, so text can be made token by t
 that need more than that are refused.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +44,8 @@ class ByteRules:
             except KeyError:  # As in the tokenizers library: no letter, so the text itself.
                 return entry.encode()
         if self.byte_tokens and len(entry) == _BYTE_TOKEN_LENGTH and entry.startswith("<0x"):
-            return bytes.fromhex(entry[3:5])
+            with contextlib.suppress(ValueError):  # no byte, so the text itself
+                return bytes.fromhex(entry[3:5])
         return (entry.replace(_SPACE_MARK, " ") if self.space_mark else entry).encode()
 
 

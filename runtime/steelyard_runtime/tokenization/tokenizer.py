@@ -13,7 +13,8 @@ from functools import cached_property
 
 from tokenizers import Tokenizer as Backend
 
-from steelyard_runtime.errors import RequestError
+from steelyard_runtime.checkpoint_files.fields import LARGEST
+from steelyard_runtime.errors import CheckpointError, RequestError
 from steelyard_runtime.tokenization.parsers import harmony
 from steelyard_runtime.tokenization.token_bytes import read_byte_rules
 
@@ -55,6 +56,10 @@ class Tokenizer:
         vocabulary = backend.get_vocab(with_added_tokens=True)
         # Sparse vocabularies exist: ids reach further than the number of tokens.
         self.vocab_size = 1 + max(vocabulary.values(), default=-1)
+        if not 0 < self.vocab_size <= LARGEST:
+            raise CheckpointError(
+                f"the tokenizer's ids must be below {LARGEST}, its highest is {self.vocab_size - 1}"
+            )
         # At least as long as any token's bytes: a longer text than n times it has over n tokens.
         self.longest_token_bytes = max((len(entry.encode()) for entry in vocabulary), default=1)
         decoder = backend.decoder

@@ -74,7 +74,7 @@ def test_a_wrong_configuration_is_refused(
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (b"{", "its header is not JSON"),
+        (b"{", "its header is not valid JSON"),
         ([], "its header is not an object"),
         ({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 36]}}, "'a' ends at byte"),
         ({"a": {"dtype": "F32", "shape": [9], "data_offsets": [0, 16]}}, "must have 36 bytes"),

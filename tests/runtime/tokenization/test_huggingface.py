@@ -151,9 +151,9 @@ def test_chat_templates(
     ("files", "message"),
     [
         ({"tokenizer.json": "{}"}, "is no tokenizer of the tokenizers library"),
-        ({"tokenizer_config.json": "{"}, "tokenizer_config.json: is not valid JSON"),
+        ({"tokenizer_config.json": "{"}, "tokenizer_config.json is not valid JSON"),
         ({"tokenizer_config.json": {"chat_template": [{}]}}, "chat_template must be a string"),
-        ({"generation_config.json": "[]"}, "generation_config.json: must hold a JSON object"),
+        ({"generation_config.json": "[]"}, "generation_config.json must hold a JSON object"),
     ],
 )
 def test_damaged_files_are_named(directory: Directory, files: dict[str, Any], message: str) -> None:
