@@ -6,11 +6,13 @@ bodies that are on their way together take more memory than they may.
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import cast
 
 from aiohttp import web
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.router.compression import Inflater, inflater_for, too_large
+from steelyard_runtime.router.connections import ClientConnection
 
 SLOWEST_BYTES_PER_SECOND = 16 * 1024  # on average, once the grace is over
 BODIES_AT_ONCE = 32  # bodies of the largest size that may be half read together
@@ -69,6 +71,8 @@ class BodyReader:
         scope = asyncio.timeout_at(began_seconds + self._grace_seconds)
         coming = _Coming(began_seconds, scope)
         self._coming[coming] = None
+        connection = cast(ClientConnection, request.protocol)
+        connection.body_since_seconds = began_seconds
         try:
             async with scope:
                 async for piece in request.content.iter_any():
@@ -85,6 +89,7 @@ class BodyReader:
                 code="body_too_slow",
             ) from None
         finally:
+            connection.body_since_seconds = None
             del self._coming[coming]
             self._held_bytes -= coming.held_bytes
         return b"".join(coming.parts)

@@ -1,8 +1,9 @@
 """How many clients may be connected, and how long each may take over what it does.
 
 Where the last place is taken, the connections that ask nothing give theirs up: first those of the
-address that has most of them, which have waited for longest. So a flood of idle connections leaves
-room for health checks and for other clients. Nothing here knows HTTP.
+address that has most of them, which have waited for longest; then those whose bodies do not come.
+So a flood of connections leaves room for health checks and for other clients. Nothing here knows
+HTTP.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Protocol
 # A connection of a client may need one to a worker; the rest is for probes, files and the log.
 _RESERVED_DESCRIPTORS = 128
 _MOST_DESCRIPTORS = 65536
+_LATE_SECONDS = 0.5  # a body that is on its way for longer gives its place up, if no other does
 _EVICTED_SHARE = 16  # one of so many idle connections goes at once: a search for each is too dear
 
 # A client that has so much to read holds its stream's worker back (`client_stream.py`).
@@ -24,6 +26,7 @@ class ClientConnection(Protocol):
 
     peer: str
     waits_since_seconds: float | None  # for a request; None: one is being answered
+    body_since_seconds: float | None  # for the rest of a body
     head_since_seconds: float | None  # a request's first byte came, its headers are not complete
     served: bool  # it has had an answer
     unread_bytes: int  # at the last look: written, and not taken by the client
@@ -57,7 +60,6 @@ class Connections:
         self._head_seconds = head_seconds
         self._reader_seconds = reader_seconds
         self._open: dict[ClientConnection, None] = {}
-        self.evicted = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -98,20 +100,26 @@ class Connections:
         return bool(unread) and now_seconds - one.unread_since_seconds >= self._reader_seconds
 
     def _make_room(self, new: ClientConnection) -> None:
-        idle = [
-            one
+        waiting = [
+            (since, one)
             for one in self._open
-            if one.waits_since_seconds is not None and one is not new and not one.unread()
+            if one is not new
+            and not one.unread()
+            and (since := one.waits_since_seconds) is not None
         ]
-        if not idle:
-            new.abort()
-            self.evicted += 1
-            return
-        of_peer = Counter(one.peer for one in idle)
-        idle.sort(key=lambda one: (-of_peer[one.peer], one.served, one.waits_since_seconds))
-        for one in idle[: 1 + len(idle) // _EVICTED_SHARE]:
+        if not waiting:
+            late_seconds = asyncio.get_running_loop().time() - _LATE_SECONDS
+            waiting = [
+                (since, one)
+                for one in self._open
+                if (since := one.body_since_seconds) is not None and since < late_seconds
+            ]
+        if not waiting:
+            waiting = [(0.0, new)]
+        of_peer = Counter(one.peer for _, one in waiting)
+        waiting.sort(key=lambda pair: (-of_peer[pair[1].peer], pair[1].served, pair[0]))
+        for _, one in waiting[: 1 + len(waiting) // _EVICTED_SHARE]:
             one.abort()
-            self.evicted += 1
 
 
 def most_connections() -> int:

@@ -37,6 +37,7 @@ class _Connection(RequestHandler):
         "_connections",
         "_head_bytes",
         "_wire",
+        "body_since_seconds",
         "head_since_seconds",
         "peer",
         "served",
@@ -52,6 +53,7 @@ class _Connection(RequestHandler):
         self._head_bytes = 0
         self.peer = ""
         self.served = False
+        self.body_since_seconds: float | None = None
         self.head_since_seconds: float | None = None
         self.waits_since_seconds: float | None = None
         self.unread_bytes = 0

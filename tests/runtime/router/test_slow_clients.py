@@ -150,6 +150,37 @@ async def test_idle_connections_leave_room(tmp_path: Path) -> None:
     assert left <= 33
 
 
+async def test_slow_bodies_leave_room(tmp_path: Path) -> None:
+    """With every place taken by bodies that do not come, the late ones go for a health check."""
+    async with running_service(tmp_path, FakeWorker(), max_connections=16) as running:
+        port = int(running.url.rpartition(":")[2])
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(16)]
+        for _, writer in slow:
+            writer.write(
+                f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                "Content-Length: 9\r\n\r\n{".encode()
+            )
+        await eventually(lambda: running.service.in_flight >= 16)
+        for _ in range(100):
+            async with _connection(running) as (reader, writer):
+                writer.write(HEALTH + b"\r\n")
+                answer = await _until_answered(reader)
+            if answer:
+                break
+            await asyncio.sleep(0.05)
+        for _, writer in slow:
+            writer.transport.abort()
+
+    assert b" 200 " in answer
+
+
+async def _until_answered(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await asyncio.wait_for(reader.readline(), 5)
+    except ConnectionError:
+        return b""
+
+
 async def test_streams_are_not_evicted(tmp_path: Path) -> None:
     """A connection with a request goes on when idle ones take all the places."""
     worker = FakeWorker()
