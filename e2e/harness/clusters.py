@@ -114,7 +114,8 @@ def _create(folder: Path, kubeconfig: Path) -> None:
 
 def install(operator: Kubectl) -> None:
     """Install the CRD and the operator as the README says, and wait until it runs."""
-    operator("apply", "--kustomize", str(OVERLAY), timeout=120)
+    # The overlay has objects of the operator's namespace and of the served one.
+    replace(operator, namespace="")("apply", "--kustomize", str(OVERLAY), timeout=120)
     operator("wait", "--for=condition=Established", "crd/inferenceservices.steelyard.dev")
     # A kept cluster may still run the images of the last time.
     operator("rollout", "restart", f"deployment/{OPERATOR}")

@@ -26,7 +26,7 @@ class Kubectl:
     """Calls against one namespace of one cluster."""
 
     context: str
-    namespace: str
+    namespace: str  # empty: the one that each object names
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 60) -> str:
@@ -64,7 +64,8 @@ class Kubectl:
                 process.terminate()
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
-        return ["kubectl", "--context", self.context, "--namespace", self.namespace, *arguments]
+        namespace = ("--namespace", self.namespace) if self.namespace else ()
+        return ["kubectl", "--context", self.context, *namespace, *arguments]
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, **self.environment}
