@@ -124,3 +124,16 @@ def test_the_map_names_every_package(package: str) -> None:
     folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
 
     assert [name for name in folders if f"  {name}/" not in _read("CONTRIBUTING.md")] == []
+
+
+def test_the_threat_model_names_tests_that_are_there() -> None:
+    """Each border of docs/security.md names files of tests/, the later ones beside the first."""
+    rows = [line for line in _read("docs/security.md").splitlines() if line.count("|") == 4]
+    folder, named = "", 0
+    for cell in (row.split("|")[3] for row in rows):
+        for name in re.findall(r"`([\w/]+\.py)`", cell):
+            folder = name.rpartition("/")[0] or folder
+            file = ROOT / "tests" / folder / name.rpartition("/")[2]
+            assert file.is_file(), f"docs/security.md: {file.relative_to(ROOT)} is not there"
+            named += 1
+    assert named > 20
