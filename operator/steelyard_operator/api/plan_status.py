@@ -12,6 +12,9 @@ from pydantic import Field
 from steelyard_operator.api.maxima import Time
 from steelyard_operator.api.meta import ATOMIC, ApiModel, Int32, Int64, ObjectName, Text
 
+MOST_PLANNED_PODS = 1024
+"""Workers that change their role in one plan: their uids take 40 kB of the status."""
+
 
 class PlanKind(StrEnum):
     """What a plan changes."""
@@ -64,7 +67,9 @@ class PlanStatus(ApiModel):
     target: Workers
     """target is what there will be; once it was rolled back, what it came to."""
 
-    pods: Annotated[list[ObjectName], Field(max_length=1024, json_schema_extra=ATOMIC)] = []
+    pods: Annotated[
+        list[ObjectName], Field(max_length=MOST_PLANNED_PODS, json_schema_extra=ATOMIC)
+    ] = []
     """pods are the uids of the workers that change their role."""
 
     start_time: Time

@@ -23,6 +23,7 @@ from steelyard_operator.planning.measured import Measured
 from steelyard_operator.planning.observed import Observed, Pod
 from steelyard_operator.planning.planner import serving
 from steelyard_operator.planning.trouble import Trouble, troubles
+from steelyard_operator.planning.untrusted import MOST
 
 
 def status(
@@ -168,8 +169,13 @@ def _role(role: Role, want: Desired, seen: Observed) -> RoleStatus:
         target_replicas=wanted,
         ready_replicas=ready,
         draining_replicas=len(leaving),
-        in_flight=sum(
-            seen.states[pod.uid].in_flight for pod in (*pods, *leaving) if pod.uid in seen.states
+        in_flight=min(
+            MOST,
+            sum(
+                seen.states[pod.uid].in_flight
+                for pod in (*pods, *leaving)
+                if pod.uid in seen.states
+            ),
         ),
     )
 

@@ -10,7 +10,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from steelyard_operator.api.names import Role
-from steelyard_operator.api.plan_status import PlanKind, PlanState, PlanStatus, Workers
+from steelyard_operator.api.plan_status import (
+    MOST_PLANNED_PODS,
+    PlanKind,
+    PlanState,
+    PlanStatus,
+    Workers,
+)
 from steelyard_operator.planning.desired import Desired
 from steelyard_operator.planning.draining import LATE, is_draining
 from steelyard_operator.planning.flip import MOVING, Donor, Stand, donors, new_role
@@ -83,7 +89,7 @@ def moves(want: Desired, seen: Observed, now: datetime) -> list[tuple[Pod, Role]
         missing = want.replicas(role) - len(counting(seen, role, now))
         pods = [pod for pod in serving(seen, other) if pod.roles == {other}]
         spare = len(pods) - want.replicas(other)
-        count = min(missing, spare)
+        count = min(missing, spare, MOST_PLANNED_PODS)
         if count <= 0:
             continue
         able = [pod for pod in pods if _can_move(pod, other, want, seen)]

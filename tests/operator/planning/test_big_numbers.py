@@ -10,14 +10,17 @@ from datetime import UTC, datetime
 import pytest
 
 from steelyard_operator.api.names import Role
+from steelyard_operator.api.plan_status import MOST_PLANNED_PODS
 from steelyard_operator.planning.actions import CreatePod
 from steelyard_operator.planning.balance.capacity import Capacity, Demand, prefill_workers
 from steelyard_operator.planning.balance.signals import Objectives
 from steelyard_operator.planning.desired import Desired
-from steelyard_operator.planning.observed import Observed, Pod
+from steelyard_operator.planning.observed import MOST_IN_FLIGHT, Observed, Pod, WorkerState
 from steelyard_operator.planning.planner import CREATIONS_IN_A_PASS, plan
 from steelyard_operator.planning.slots import free_slots
-from steelyard_operator.testing import pod
+from steelyard_operator.planning.status import status
+from steelyard_operator.planning.transaction import advance
+from steelyard_operator.testing import a_service, pod
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 WANT = Desired(prefill=1, decode=1, prefill_revision="a", decode_revision="a")
@@ -110,3 +113,36 @@ def test_the_search_for_workers_is_bounded() -> None:
 
     with cheap():
         assert prefill_workers(demand, one, hopeless) > 5_000
+
+
+def test_a_plan_moves_no_more_workers_than_a_status_can_name() -> None:
+    """The rest moves with the next plan."""
+    pods = tuple(
+        replace(pod(slot), revision="a", roles=frozenset((Role.DECODE,))) for slot in range(MANY)
+    )
+    states = {each.uid: WorkerState("ready", 1, Role.DECODE) for each in pods}
+    want = replace(WANT, prefill=MANY // 2, decode=MANY // 2, flip=True)
+
+    turn = advance(want, Observed(pods=pods, states=states), None, now=NOW, epoch=1)
+
+    assert turn.plan is not None
+    assert len(turn.plan.pods) == MOST_PLANNED_PODS
+
+
+def test_requests_of_very_many_workers_fit_into_a_status() -> None:
+    """Each may claim a million."""
+    pods = tuple(fleet("a"))
+    states = {each.uid: WorkerState("ready", MOST_IN_FLIGHT, Role.DECODE) for each in pods}
+
+    told = status(
+        a_service(),
+        generation=1,
+        want=WANT,
+        seen=Observed(pods=pods, states=states),
+        previous=None,
+        url="http://demo",
+        now=NOW,
+    )
+
+    assert told.decode is not None
+    assert told.decode.in_flight == 2**31 - 1

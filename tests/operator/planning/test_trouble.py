@@ -27,3 +27,16 @@ def test_pods_and_objects_that_were_refused_are_both_told() -> None:
     assert [(each.reason, each.stalled) for each in found] == [("RefusedByApiServer", False)] * 2
     assert "exceeded quota" in found[0].message
     assert "no kind HTTPRoute" in found[1].message
+
+
+def test_what_passes_by_itself_is_told_and_stalls_nothing() -> None:
+    """Pods that wait for others of the namespace, and an error inside the operator."""
+    seen = saw(queued=True, internal="OverflowError: too large")
+
+    found = list(troubles(wanted(), seen, NOON, refusal=None))
+
+    assert [(each.reason, each.stalled) for each in found] == [
+        ("InternalError", False),
+        ("Queued", False),
+    ]
+    assert "OverflowError: too large" in found[0].message
