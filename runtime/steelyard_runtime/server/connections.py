@@ -11,7 +11,7 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 log = logging.getLogger(__name__)
@@ -41,22 +41,25 @@ class ConnectionLimits:
     sweep_seconds: float = 1.0
 
 
-def raise_file_limit() -> int:
-    """Let this process open as many files as it may; return their number."""
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        return most
-    return MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
-def within_files(at_most: int, share: float) -> int:
-    """Return how many connections a port may have that gets `share` of this process's files."""
+def within_files(limits: ConnectionLimits, share: float, files: int) -> ConnectionLimits:
+    """Return `limits` for a port that gets `share` of the `files` that this process may open."""
+    places = int((files - min(OTHER_FILES, files // 4)) * share)
+    for_probes = min(limits.for_probes, places // 8)
+    return replace(limits, at_most=min(limits.at_most, places - for_probes), for_probes=for_probes)
+
+
+def open_files_limit() -> int:
+    """Return how many files this process may open now."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return at_most
-    return min(at_most, max(8, int((soft - OTHER_FILES) * share)))
+    return MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
 class Connection(Protocol):

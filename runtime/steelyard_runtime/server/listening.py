@@ -15,9 +15,9 @@ from steelyard_runtime.server.connections import ConnectionLimits, Connections
 from steelyard_runtime.server.http_protocol import HttpProtocol
 
 BACKLOG = 2048
-# What the kernel keeps for a reader that stops (it doubles the number): 2,000 such readers would
-# take gigabytes of what it gives by itself.
-SEND_BUFFER_BYTES = 256 * 1024
+# What the kernel keeps of a connection in each direction (it doubles the number): 2,000 readers
+# that stop would take gigabytes of what it gives by itself.
+KERNEL_BUFFER_BYTES = 256 * 1024
 
 
 def bind(host: str, port: int, flag: str) -> socket.socket:
@@ -36,7 +36,8 @@ def bind(host: str, port: int, flag: str) -> socket.socket:
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        for buffer in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+            sock.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER_BYTES)
         sock.bind(address)
         # Two sockets may be bound to one port until one of them listens.
         sock.listen(BACKLOG)

@@ -126,16 +126,38 @@ class _Helper:
             return await self._exchange(frame, self._templates.seconds)
 
     async def _start(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._frames is not None and self._process is not None and self._process.poll() is None:
             return
         self.close()
+        try:
+            ours = self._spawn()
+            _, self._frames = await asyncio.get_running_loop().create_connection(
+                lambda: FrameProtocol(self._take), sock=ours
+            )
+        except OSError as error:
+            raise RequestError(
+                f"no process can be started to render chat templates: {error.strerror or error}",
+                status=503,
+                kind="server_error",
+                retry_after_seconds=5,
+            ) from None
+        done = await self._exchange(encode_frame(self._templates), START_SECONDS)
+        if done.error is not None:
+            self.close()
+            raise CheckpointError(
+                f"chat template: compiled and given one message, {done.error}"
+                if done.code
+                else done.error
+            )
+
+    def _spawn(self) -> socket.socket:
+        """Start the process; return our end of its socket."""
         ours, theirs = socket.socketpair()
         # Its parent's secrets are none of a template's business.
         environment = {k: v for k, v in os.environ.items() if not k.startswith("STEELYARD_")}
         environment[FD_VARIABLE] = str(theirs.fileno())
         try:
-            self._process = await asyncio.to_thread(
-                subprocess.Popen,
+            self._process = subprocess.Popen(
                 COMMAND,
                 env=environment,
                 pass_fds=(theirs.fileno(),),
@@ -143,23 +165,12 @@ class _Helper:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            _, self._frames = await asyncio.get_running_loop().create_connection(
-                lambda: FrameProtocol(self._take), sock=ours
-            )
-        except OSError as error:
+        except OSError:
             ours.close()
-            raise RequestError(
-                f"no process can be started to render chat templates: {error.strerror or error}",
-                status=503,
-                kind="server_error",
-                retry_after_seconds=5,
-            ) from None
+            raise
         finally:
             theirs.close()
-        done = await self._exchange(encode_frame(self._templates), START_SECONDS)
-        if done.error is not None:
-            self.close()
-            raise CheckpointError(f"chat template: {done.error}" if done.code else done.error)
+        return ours
 
     async def _exchange(self, frame: bytes, seconds: float) -> Done:
         frames = self._frames

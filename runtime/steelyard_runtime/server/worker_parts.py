@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from steelyard_runtime.server.admin import build_admin_app
 from steelyard_runtime.server.app import build_app
-from steelyard_runtime.server.connections import within_files
+from steelyard_runtime.server.connections import open_files_limit, within_files
 from steelyard_runtime.server.engine_client import EngineClient
 from steelyard_runtime.server.listening import HttpServer, bind
 from steelyard_runtime.server.metrics import WorkerMetrics
@@ -64,8 +64,9 @@ def put_together(
     state = WorkerState(client, metrics, role, transfers_kv=not settings.is_exposed)
     worker = Worker(settings, state, time.monotonic_ns, time.time)
     limits = settings.connections
-    serving = replace(limits, at_most=within_files(limits.at_most, SERVING_SHARE))
-    admin = replace(limits, at_most=within_files(ADMIN_CONNECTIONS, ADMIN_SHARE))
+    files = open_files_limit()
+    serving = within_files(limits, SERVING_SHARE, files)
+    admin = within_files(replace(limits, at_most=ADMIN_CONNECTIONS), ADMIN_SHARE, files)
     servers = (
         HttpServer(build_app(worker), bound.serving, serving),
         HttpServer(build_admin_app(settings, state), bound.admin, admin),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from steelyard_runtime.server.connections import ConnectionLimits, Connections
+from steelyard_runtime.server.connections import ConnectionLimits, Connections, within_files
 from steelyard_runtime.testing.fake_engine import Script
 from steelyard_runtime.testing.http_worker import Rig, running_worker
 
@@ -146,6 +146,17 @@ async def test_a_reader_that_stops_is_given_up(model: Path) -> None:
         await rig.until(lambda: not rig.parts.state.open_requests, "the request has ended")
 
 
+async def test_a_client_that_closes_its_side_is_gone(own_rig: Rig) -> None:
+    """Half a connection holds nothing: its sequence is aborted."""
+    own_rig.engine.script = lambda request: Script([65] * 9, hold_after=1)
+    body = b'{"prompt":"a","stream":true}'
+    async with connected(own_rig) as (_, writer):
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        await own_rig.until(lambda: own_rig.engine.added, "the request has begun")
+        writer.write_eof()
+        await own_rig.until(lambda: own_rig.engine.aborted, "the sequence is aborted")
+
+
 async def test_idle_connections_give_way(model: Path) -> None:
     """A port that is full of idle connections serves whoever comes."""
     limits = replace(PATIENT, at_most=20, for_probes=2)
@@ -236,3 +247,16 @@ def test_who_gives_way() -> None:
     port.answered(last)
     assert not port.open(refused)
     assert (last.gave_way, refused.gave_way, len(port)) == (False, True, 5)
+
+
+@pytest.mark.parametrize(
+    ("files", "share", "at_most", "for_probes"),
+    [(65_536, 0.75, 4096, 64), (1024, 0.75, 512, 64), (256, 0.75, 126, 18), (64, 0.2, 8, 1)],
+)
+def test_connections_fit_into_the_files(
+    files: int, share: float, at_most: int, for_probes: int
+) -> None:
+    """With few files there are fewer connections, and still some for probes."""
+    limits = within_files(ConnectionLimits(), share, files)
+
+    assert (limits.at_most, limits.for_probes) == (at_most, for_probes)

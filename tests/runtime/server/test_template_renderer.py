@@ -98,6 +98,7 @@ async def test_long_conversations_hold_up_no_short_one() -> None:
         short = [await renderer.render(conversation("b")) for _ in range(3)]
         was_done = long.done()
         long.cancel()
+        await asyncio.wait([long])
     finally:
         renderer.close()
 
