@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from steelyard_operator.errors import OperatorError
@@ -30,7 +31,7 @@ from steelyard_operator.kube.failures import Failures
 from steelyard_operator.kube.leader import Leadership
 from steelyard_operator.kube.queue import WorkQueue
 from steelyard_operator.kube.reporting import Reporting
-from steelyard_operator.kube.revisions import Revisions
+from steelyard_operator.kube.revisions import Revisions, is_sealed
 from steelyard_operator.kube.room import Room
 from steelyard_operator.kube.routers import Routers
 from steelyard_operator.kube.service_secrets import ServiceSecrets
@@ -135,8 +136,9 @@ def _assembled(
         wake=queue.add,
         key_of=services.key_of,
         pod_gone=workers.forget,
+        is_sealed=partial(is_sealed, master_key),
     )
-    revisions = Revisions(client, caches, settings)
+    revisions = Revisions(client, caches, settings, master_key)
     secrets = ServiceSecrets(client, caches, master_key)
     reporting = Reporting(client, services)
     balancing = Balancing(

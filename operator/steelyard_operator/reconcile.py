@@ -41,10 +41,9 @@ from steelyard_operator.planning.observed import Observed
 from steelyard_operator.planning.status import status
 from steelyard_operator.planning.trouble import unsupported
 from steelyard_operator.render.children import children
-from steelyard_operator.render.fetching import refused_fetch
 from steelyard_operator.render.names import endpoint_url
-from steelyard_operator.render.own_secrets import own_secret_named
 from steelyard_operator.render.owner import Owner
+from steelyard_operator.render.refusals import refused
 from steelyard_operator.render.revision import revision_hash
 from steelyard_operator.settings import Settings
 
@@ -117,10 +116,8 @@ class Reconciler:
             await self._parts.failures.tell_unreadable(raw, owner, str(error))
             return RESYNC_SECONDS
         memory = self._memories.setdefault(owner.uid, Memory())
-        refusal = (
-            unsupported(service, engine_unsupported(service))
-            or own_secret_named(service, self._parts.settings)
-            or refused_fetch(service, self._parts.settings)
+        refusal = unsupported(service, engine_unsupported(service)) or refused(
+            service, self._parts.settings
         )
         deleting = meta.get("deletionTimestamp") is not None
         seen, scene = await self._observe(owner, service, memory)
@@ -271,8 +268,8 @@ class Reconciler:
     async def _warn(self, owner: Owner, memory: Memory) -> None:
         for sentence in memory.all_foreign:
             await self._parts.events.tell(owner, Happening("NameTaken", sentence, "Applying", True))
-        for refused in filter(None, (memory.refused, memory.refused_object)):
-            happening = Happening("Refused", refused, "Applying", True)
+        for sentence in filter(None, (memory.refused, memory.refused_object)):
+            happening = Happening("Refused", sentence, "Applying", True)
             await self._parts.events.tell(owner, happening)
 
     def _live_router(self, owner: Owner) -> Mapping[str, Any] | None:

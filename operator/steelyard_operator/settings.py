@@ -45,6 +45,8 @@ class Settings:
     """A directory of the node that keeps downloads; needs a namespace that admits hostPath."""
     credential_hosts: tuple[str, ...] = ("huggingface.co", "aws")
     """Where credentials of services may be sent (credential_hosts.py)."""
+    denied_pod_metadata: tuple[str, ...] = ()
+    """Beginnings of names of labels and annotations that no `podTemplate` may have."""
     kv_peers: str = PRIVATE_RANGES
     """Address ranges that decode workers may pull KV blocks from."""
     cluster_domain: str = "cluster.local"

@@ -40,6 +40,9 @@ DRAINING_SINCE_ANNOTATION = (
 # On the router's Deployment: the template that the operator gave it, as JSON, and what from.
 TEMPLATE_ANNOTATION = f"{GROUP}/template"
 
+# On a ControllerRevision: what shows that an operator with our master key wrote its content.
+SEAL_ANNOTATION = f"{GROUP}/seal"
+
 # On every object that is applied: the hash of what was applied, so that a new operator need not
 # apply all again.
 APPLIED_ANNOTATION = f"{GROUP}/applied"

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.backends.base import Drain
+from steelyard_operator.errors import UserError
 from steelyard_operator.kube import patches
 from steelyard_operator.kube.answers import Raw
 from steelyard_operator.kube.caches import Caches
@@ -227,16 +228,19 @@ class Acting:
 
     async def _create(self, owner: Owner, action: CreatePod, result: Result) -> None:
         template = await self._revisions.template(owner, action.revision)
-        body = worker_pod(
-            owner,
-            template,
-            slot=action.slot,
-            role=action.role,
-            revision=action.revision,
-            attempt=action.attempt,
-            settings=self._settings,
-            worker_key=self._routers_key(owner),
-        )
+        try:
+            body = worker_pod(
+                owner,
+                template,
+                slot=action.slot,
+                role=action.role,
+                revision=action.revision,
+                attempt=action.attempt,
+                settings=self._settings,
+                worker_key=self._routers_key(owner),
+            )
+        except UserError as error:
+            raise Refused(str(error)) from None
         try:
             answer = await self._client.create(POD, body)
         except Conflict:

@@ -70,6 +70,7 @@ class Caches:
         wake: Callable[[Key], None],
         key_of: Callable[[str, str], Key | None],
         pod_gone: Callable[[str], None],
+        is_sealed: Callable[[Raw], bool],
     ) -> None:
         """Make empty stores.
 
@@ -79,6 +80,7 @@ class Caches:
             wake: asks for a pass over a service.
             key_of: finds a service by namespace and name.
             pod_gone: hears of the uid of each pod that is gone.
+            is_sealed: whether a ControllerRevision shows that we wrote it.
         """
 
         def changed(held: Held[Any]) -> None:
@@ -96,7 +98,9 @@ class Caches:
             pod_record, label=SERVICE_LABEL, changed=changed, removed=pod_gone
         )
         self.routers: Store[Pod] = Store(_router_pod, label=SERVICE_LABEL)
-        self.revisions: Store[Revision] = label(revision_record)
+        self.revisions: Store[Revision] = label(
+            lambda raw: replace(revision_record(raw), sealed=is_sealed(raw))
+        )
         self.children: dict[Kind, Store[Child]] = {
             DEPLOYMENT: label(_deployment),
             **{kind: label(_child) for kind in (SERVICE, BUDGET, POLICY, HTTP_ROUTE)},

@@ -26,6 +26,16 @@ class MasterKey:
         """Return the key of the serving port of that service's workers."""
         return self.token(f"worker-key:{service_uid}")
 
+    def seal(self, text: str) -> str:
+        """Return what shows that an operator with this key wrote a text."""
+        return self.token(f"revision:{text}")
+
+    def has_sealed(self, text: str, seal: object) -> bool:
+        """Whether a seal is that of a text."""
+        return isinstance(seal, str) and hmac.compare_digest(
+            self.seal(text).encode(), seal.encode()
+        )
+
 
 def read_master_key(file: str) -> MasterKey:
     """Read the key from the file that the operator's Secret is mounted as.

@@ -116,6 +116,8 @@ class Revision:
     hash: str
     number: int
     """Grows with each new revision; undo makes an old one the newest again."""
+    sealed: bool = True
+    """It shows that the operator wrote it."""
 
 
 @dataclass(frozen=True, slots=True)

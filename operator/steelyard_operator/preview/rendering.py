@@ -12,8 +12,7 @@ from steelyard_operator.errors import UserError
 from steelyard_operator.plain_yaml import PlainDumper
 from steelyard_operator.planning.trouble import unsupported
 from steelyard_operator.render.everything import everything
-from steelyard_operator.render.fetching import refused_fetch
-from steelyard_operator.render.own_secrets import own_secret_named
+from steelyard_operator.render.refusals import refused
 from steelyard_operator.settings import Settings
 
 
@@ -40,11 +39,7 @@ def read_service(file: Path, namespace: str | None, settings: Settings) -> Infer
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UserError(f"{file}: cannot be read: {reason}") from None
     service = load(text, str(file))
-    refusal = (
-        unsupported(service, engine_unsupported(service))
-        or own_secret_named(service, settings)
-        or refused_fetch(service, settings)
-    )
+    refusal = unsupported(service, engine_unsupported(service)) or refused(service, settings)
     if refusal is not None:
         raise UserError(f"{file}: {refusal}")
     if namespace is None:

@@ -11,6 +11,7 @@ from steelyard_operator.api.names import ATTEMPT_ANNOTATION, REVISION_LABEL, Rol
 from steelyard_operator.render.fetching import guard_pod
 from steelyard_operator.render.labels import role_labels
 from steelyard_operator.render.names import pod_name, token_secret_name
+from steelyard_operator.render.own_secrets import refuse_own_secrets_in
 from steelyard_operator.render.owner import Owner
 from steelyard_operator.render.volumes import with_token
 from steelyard_operator.render.worker_key import with_worker_key
@@ -39,8 +40,12 @@ def worker_pod(
         attempt: how many pods failed in this slot before it.
         settings: the operator's of now, which what fetches the checkpoint is held to.
         worker_key: the Secret whose key its serving port asks for; None leaves the port open.
+
+    Raises:
+        UserError: the template names a Secret of the operator.
     """
     meta = template["metadata"]
+    refuse_own_secrets_in(template["spec"], settings)
     spec = copy.deepcopy(template["spec"])
     if "volumes" in spec:
         # A template outlives its service: what an orphan was made from names no token of ours.

@@ -8,11 +8,17 @@ the template that was kept.
 import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from steelyard_operator.api.meta import ApiModel
-from steelyard_operator.api.names import REVISION_LABEL, WORKER, Role
+from steelyard_operator.api.names import (
+    REVISION_LABEL,
+    SEAL_ANNOTATION,
+    SERVICE_LABEL,
+    WORKER,
+    Role,
+)
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.render.labels import metadata
 from steelyard_operator.render.names import revision_name
@@ -77,6 +83,7 @@ def controller_revision(
     *,
     inputs: Mapping[str, Any] | None = None,
     roles: Sequence[Role] = (Role.PREFILL, Role.DECODE),
+    seal: Callable[[str], str] | None = None,
 ) -> dict[str, Any]:
     """Return the object that keeps a template.
 
@@ -87,10 +94,11 @@ def controller_revision(
         number: grows with each revision; going back gives the old one the highest.
         inputs: what the template was made from, to go back to and to compare.
         roles: whose workers it was made for.
+        seal: shows that we wrote a text.
     """
     meta = metadata(owner, revision_name(owner.name, hash), WORKER)
     meta["labels"] = {**meta["labels"], REVISION_LABEL: hash}
-    return {
+    body: dict[str, Any] = {
         "apiVersion": "apps/v1",
         "kind": "ControllerRevision",
         "metadata": meta,
@@ -101,6 +109,27 @@ def controller_revision(
             "roles": [role.value for role in roles],
         },
     }
+    if seal is not None:
+        meta["annotations"] = {SEAL_ANNOTATION: seal(sealed_text(body))}
+    return body
+
+
+def sealed_text(body: Mapping[str, Any]) -> str:
+    """Return what a seal is over: whose template it is, its hash, and all of its content.
+
+    Not the number, which changes, nor the owner: an orphan is taken over with its seal.
+    """
+    meta = body["metadata"]
+    labels = meta.get("labels") or {}
+    whose = [meta["namespace"], meta["name"], labels.get(SERVICE_LABEL), labels.get(REVISION_LABEL)]
+    return json.dumps([*whose, body.get("data")], sort_keys=True, separators=(",", ":"))
+
+
+def is_what_it_says(body: Mapping[str, Any]) -> bool:
+    """Whether a revision's hash is that of the inputs it has; the first operators kept none."""
+    labels, data = body["metadata"].get("labels") or {}, body.get("data") or {}
+    given = data.get("inputs")
+    return not given or hash_of(given) == labels.get(REVISION_LABEL)
 
 
 def _chosen(model: ApiModel, fields: set[str]) -> dict[str, Any]:

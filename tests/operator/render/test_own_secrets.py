@@ -10,6 +10,7 @@ from steelyard_operator.cli import main
 from steelyard_operator.errors import UserError
 from steelyard_operator.render.names import token_secret_name
 from steelyard_operator.render.own_secrets import own_secret_named
+from steelyard_operator.render.pod import worker_pod
 from steelyard_operator.render.router import router_template
 from steelyard_operator.render.template import worker_template
 from steelyard_operator.settings import Settings
@@ -58,6 +59,45 @@ def test_nothing_is_made_from_a_resource_that_names_one(
         worker_template(service, Settings(), Role.PREFILL)
     with pytest.raises(UserError, match="must not name a Secret of the operator"):
         router_template(owner, service, Settings())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"imagePullSecrets": [{"name": "steelyard-master-key"}]},
+        {"volumes": [{"name": "credentials", "secret": {"secretName": "steelyard-master-key"}}]},
+        {
+            "initContainers": [
+                {
+                    "env": [
+                        {
+                            "name": "HF_TOKEN",
+                            "valueFrom": {"secretKeyRef": {"name": "steelyard-master-key"}},
+                        }
+                    ]
+                }
+            ]
+        },
+    ],
+    ids=["pull", "volume", "variable"],
+)
+def test_no_pod_is_made_from_an_older_template_that_names_one(
+    a_service: Any, owner: Any, spec: dict[str, Any]
+) -> None:
+    """What was stored before the operator refused it is refused when a pod is made."""
+    template = worker_template(a_service(), Settings(), Role.DECODE)
+    template["spec"] |= spec
+
+    with pytest.raises(UserError, match="names 'steelyard-master-key', a Secret of the operator"):
+        worker_pod(
+            owner,
+            template,
+            slot=0,
+            role=Role.DECODE,
+            revision="r",
+            attempt=0,
+            settings=Settings(),
+        )
 
 
 @pytest.mark.parametrize("secret", OTHERS)
