@@ -227,3 +227,13 @@ def test_a_controller_with_the_rights_writes_for_all(place: Cluster) -> None:
     written = write(controller, everything)
 
     assert written.status == 201, written
+
+
+def test_the_throwaway_installation_is_accepted_as_a_whole(guarded: Any) -> None:
+    """One command, two namespaces, the policy among the rest; and so is the sample after it."""
+    applied = guarded.kubectl("apply", "--kustomize", str(ROOT / "manifests/overlays/kind"))
+    assert applied.returncode == 0, applied.stderr
+
+    sample = guarded.kubectl("apply", "--namespace", "steelyard", "--filename", str(SAMPLE))
+    assert sample.returncode == 0, sample.stderr
+    guarded.kubectl("delete", "--namespace", "steelyard", "--filename", str(SAMPLE))

@@ -59,7 +59,7 @@ def test_an_upgrade_restarts_no_pod(
         with operating(cluster.api, tmp_path, PYTHONPATH=previous, **settings):
             cluster.apply(capacity={"maxAccelerators": 4})
             eventually(lambda: found.steady(1, 1), "two workers")
-        pods, routers = uids(cluster), templates(cluster)
+        pods, routers, stored = uids(cluster), templates(cluster), revisions(cluster)
         assert routers
 
         with operating(cluster.api, tmp_path, **settings):
@@ -70,6 +70,8 @@ def test_an_upgrade_restarts_no_pod(
 
             assert pods < uids(cluster), "a worker was replaced"
             assert templates(cluster) == routers, "the routers were replaced"
+            assert revisions(cluster) == stored, "a template was replaced"
+            assert all(sealed for _, sealed in sealed_revisions(cluster)), "not taken over"
             if "worker-key" in str(routers):
                 return  # that release has the key already
             assert "worker-key" not in str(cluster.pods()), "the routers would be locked out"
@@ -86,6 +88,21 @@ def test_an_upgrade_restarts_no_pod(
 def uids(cluster: Cluster) -> set[str]:
     """Return the workers' pods."""
     return {pod["metadata"]["uid"] for pod in cluster.pods()}
+
+
+def revisions(cluster: Cluster) -> dict[str, object]:
+    """Return what workers are made from, by the object's uid."""
+    items = cluster.call("GET", APPS, "controllerrevisions")["items"]
+    return {item["metadata"]["uid"]: item["data"] for item in items}
+
+
+def sealed_revisions(cluster: Cluster) -> list[tuple[str, bool]]:
+    """Return the revisions, and whether each shows that our operator believes it."""
+    items = cluster.call("GET", APPS, "controllerrevisions")["items"]
+    return [
+        (item["metadata"]["name"], "steelyard.dev/seal" in item["metadata"].get("annotations", {}))
+        for item in items
+    ]
 
 
 def templates(cluster: Cluster) -> dict[str, object]:

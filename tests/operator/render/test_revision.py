@@ -1,12 +1,20 @@
 """What makes a new revision of the workers, and what does not."""
 
+import copy
 from typing import Any
 
 import pytest
 
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.v1alpha1 import InferenceService
-from steelyard_operator.render.revision import controller_revision, inputs, revision_hash
+from steelyard_operator.kube.token import MasterKey
+from steelyard_operator.render.revision import (
+    controller_revision,
+    inputs,
+    is_what_it_says,
+    revision_hash,
+    sealed_text,
+)
 from steelyard_operator.render.template import worker_template
 from steelyard_operator.settings import Settings
 
@@ -92,6 +100,45 @@ def test_another_operator_changes_the_template_and_not_the_revision(a_service: A
     )
     # The hash has no way to know of settings; the constant shows that a release does not move it.
     assert revision_hash(service, Role.DECODE) == "c65a431860"
+
+
+def test_a_seal_is_over_everything_that_a_pod_is_made_from(a_service: Any, owner: Any) -> None:
+    """Another template, hash, name or service is another text; number and owner are not in it."""
+    key = MasterKey(b"k" * 32)
+    template = worker_template(a_service(), Settings(), Role.DECODE)
+    made = controller_revision(owner, template, "abc", 3, seal=key.seal)
+    seal = made["metadata"]["annotations"]["steelyard.dev/seal"]
+    assert key.has_sealed(sealed_text(made), seal)
+    assert not MasterKey(b"o" * 32).has_sealed(sealed_text(made), seal)
+    assert not key.has_sealed(sealed_text(made), None)
+
+    renumbered = {**made, "revision": 9}
+    assert key.has_sealed(sealed_text(renumbered), seal)
+    for change in (
+        lambda body: body["data"]["template"]["spec"]["containers"][0].update(image="other"),
+        lambda body: body["data"].update(inputs={"model": {}}),
+        lambda body: body["metadata"]["labels"].update({"steelyard.dev/revision": "abd"}),
+        lambda body: body["metadata"]["labels"].update({"steelyard.dev/service": "t"}),
+        lambda body: body["metadata"].update(name="t-abc"),
+        lambda body: body["metadata"].update(namespace="elsewhere"),
+    ):
+        changed = copy.deepcopy(made)
+        change(changed)
+        assert not key.has_sealed(sealed_text(changed), seal)
+
+
+def test_a_revision_without_a_seal_must_be_what_its_hash_says(a_service: Any, owner: Any) -> None:
+    """One of an operator that knew no seal; the first ones kept no inputs."""
+    service = a_service()
+    template, given = (
+        worker_template(service, Settings(), Role.DECODE),
+        inputs(service, Role.DECODE),
+    )
+    hash = revision_hash(service, Role.DECODE)
+
+    assert is_what_it_says(controller_revision(owner, template, hash, 1, inputs=given))
+    assert is_what_it_says(controller_revision(owner, template, hash, 1))
+    assert not is_what_it_says(controller_revision(owner, template, "abc", 1, inputs=given))
 
 
 def test_a_revision_keeps_template_and_inputs(a_service: Any, owner: Any) -> None:
