@@ -1,4 +1,4 @@
-"""Which variables a document may set for processes on this machine. Pure.
+"""Which variables and addresses a document may set for processes on this machine. Pure.
 
 In a cluster the document's variables end in a container that is its author's anyway. Here they end
 in processes of whoever runs `steelyard up FILE`, and some variables name programs or libraries that
@@ -40,6 +40,27 @@ ALLOWED = frozenset(
         *("LANG", "LC_ALL", "TZ"),
     }
 )
+
+
+# Who reaches a process here is not the document's to say: it listens on 127.0.0.1, for this person.
+NOT_ARGUMENTS = (
+    *("--host", "--port", "--admin-port", "--kv-host", "--kv-port", "--kv-peers"),
+    *("--allowed-origins", "--service-token-file", "--api-key-file", "--role-file"),
+)
+
+
+def require_own_addresses(service: InferenceService, file: str) -> None:
+    """Refuse arguments that say who reaches a worker, or which files open it.
+
+    Raises:
+        UserError: there is one.
+    """
+    for index, argument in enumerate(service.spec.runtime.extra_args):
+        if argument.partition("=")[0] in NOT_ARGUMENTS:
+            raise UserError(
+                f"{file}: `spec.runtime.extraArgs[{index}]` may not be '{argument[:80]}' on one "
+                "machine, where workers listen for this machine alone; remove it"
+            )
 
 
 def require_allowed_variables(service: InferenceService, file: str) -> None:

@@ -28,7 +28,7 @@ from steelyard_operator.local.desired import (
     require_local,
     worker_count,
 )
-from steelyard_operator.local.environment import require_allowed_variables
+from steelyard_operator.local.environment import require_allowed_variables, require_own_addresses
 from steelyard_operator.local.interruption import Interrupted, Interruptions
 from steelyard_operator.local.live_page import live_page, time_of_day
 from steelyard_operator.local.machine import available_cores, find_executable
@@ -71,6 +71,7 @@ def up(options: Options) -> int:
     service = read_service(options.file)
     require_local(service, str(options.file))
     require_allowed_variables(service, str(options.file))
+    require_own_addresses(service, str(options.file))
     runtime = options.runtime or (find_executable(EXECUTABLE),)
     port = _router_port(options)
     with Scratch() as scratch, ParentPipe() as pipe:

@@ -8,8 +8,13 @@ from typing import Any
 import pytest
 
 from steelyard_operator.api.load import load
+from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.errors import UserError
-from steelyard_operator.local.environment import ALLOWED, require_allowed_variables
+from steelyard_operator.local.environment import (
+    ALLOWED,
+    require_allowed_variables,
+    require_own_addresses,
+)
 
 ROOT = Path(__file__).parents[3]
 # Each runs or loads what it names, in some library that a worker has.
@@ -54,6 +59,23 @@ def test_a_variable_that_is_not_listed_is_refused(name: str) -> None:
 def test_a_variable_that_tunes_is_allowed(name: str) -> None:
     """Each of the list."""
     require_allowed_variables(load(TEXT.format(name=name, value="x"), "f.yaml"), "f.yaml")
+
+
+@pytest.mark.parametrize("argument", ["--host", "--host=0.0.0.0", "--kv-peers", "--api-key-file"])
+def test_a_document_does_not_say_who_reaches_a_worker(argument: str) -> None:
+    """Processes of a person's machine listen for that machine."""
+    text = TEXT.format(name="TZ", value="UTC") + f"    extraArgs: ['{argument}', '0.0.0.0']\n"
+
+    with pytest.raises(UserError, match=r"`spec.runtime.extraArgs\[0\]` may not be"):
+        require_own_addresses(load(text, "f.yaml"), "f.yaml")
+
+
+def test_other_arguments_are_the_documents(sample: InferenceService) -> None:
+    """What tunes a worker."""
+    text = TEXT.format(name="TZ", value="UTC") + "    extraArgs: [--max-num-seqs, '4']\n"
+
+    require_own_addresses(load(text, "f.yaml"), "f.yaml")
+    require_own_addresses(sample, "smollm2.yaml")
 
 
 def test_the_contract_has_the_list() -> None:
