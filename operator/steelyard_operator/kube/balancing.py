@@ -7,7 +7,7 @@ Each tick of the planner is a line of the ledger.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -45,6 +45,8 @@ IDLE_AFTER_SECONDS, IDLE_TICK_SECONDS = 300.0, 60.0
 FIT_SECONDS, FIT_WORKERS = 15.0, 4
 # So many services are read at a time; with all at once nothing else gets a turn for a second.
 AT_A_TIME = 32
+# One whose pods took longer to answer is read beside the others, and holds none of them up.
+SLOW_SECONDS = 0.5
 # A busy service's latencies and costs are told in its status so often.
 TELL_SECONDS = 30.0
 
@@ -62,6 +64,8 @@ class _Service:
     """When it was tried last."""
     heard_at: float | None = None
     """When a router answered last."""
+    is_slow: bool = False
+    """Its pods took long to answer in the last tick."""
     fitted_at: float = float("-inf")
     told_at: float = float("-inf")
 
@@ -112,14 +116,19 @@ class Balancing:
         self._sleep = sleep
         self._known: dict[Key, _Service] = {}
         self._failures: dict[Key, str] = {}
+        self._slow: asyncio.Future[list[None]] | None = None
 
     async def run(self) -> None:
         """Tick until cancelled."""
         await self._caches.synced()
-        while True:
-            started = self._clock()
-            await self.tick_all()
-            await self._sleep(max(0.0, self._tick_seconds - (self._clock() - started)))
+        try:
+            while True:
+                started = self._clock()
+                await self.tick_all()
+                await self._sleep(max(0.0, self._tick_seconds - (self._clock() - started)))
+        finally:
+            if self._slow is not None:
+                self._slow.cancel()
 
     async def tick_all(self) -> None:
         """Read every service whose time has come."""
@@ -128,13 +137,20 @@ class Balancing:
             del self._failures[key]
         for key in self._known.keys() - keys:
             unmeasure_service(key[0], self._known.pop(key).spec.metadata.name)
-        due = iter([key for key in keys if self._due(key)])
+        due = [key for key in keys if self._due(key)]
+        slow = {key for key in due if key in self._known and self._known[key].is_slow}
+        if slow and (self._slow is None or self._slow.done()):
+            self._slow = self._in_turns(slow)
+        await self._in_turns(key for key in due if key not in slow)
+
+    def _in_turns(self, keys: Iterable[Key]) -> asyncio.Future[list[None]]:
+        left = iter(keys)
 
         async def take_turns() -> None:
-            for key in due:
+            for key in left:
                 await self._guarded(key)
 
-        await asyncio.gather(*(take_turns() for _ in range(AT_A_TIME)))
+        return asyncio.gather(*(take_turns() for _ in range(AT_A_TIME)))
 
     def wanted(self, key: Key) -> WantedSplit | None:
         """Return the split that was chosen for a service in its last tick."""
@@ -166,7 +182,7 @@ class Balancing:
         raw = self._services.get(key)
         if raw is None or raw["metadata"].get("deletionTimestamp") is not None:
             return
-        before = self._failures.pop(key, None)
+        before, began = self._failures.pop(key, None), self._clock()
         try:
             await self._tick(key, raw)
         except UserError:
@@ -175,8 +191,11 @@ class Balancing:
             said = self._failures[key] = failure_words(error)
             if said != before:
                 log.exception("%s/%s: not balanced in this tick", key[0], raw["metadata"]["name"])
-            if (known := self._known.get(key)) is not None:
-                known.balance = replace(known.balance, wanted=None)
+            if key in self._known:
+                balance = replace(self._known[key].balance, wanted=None)
+                self._known[key].balance = balance
+        if key in self._known:
+            self._known[key].is_slow = self._clock() - began > SLOW_SECONDS
         if self._failures.get(key) != before:
             self._wake(key)
 

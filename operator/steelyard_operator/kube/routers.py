@@ -8,6 +8,7 @@ from typing import Self
 import aiohttp
 import orjson
 
+from steelyard_operator.api.maxima import MOST_ROUTERS
 from steelyard_operator.kube.metrics import ROUTER_REQUESTS
 from steelyard_operator.planning.balance.readings import RouterReading
 from steelyard_operator.planning.observed import Pod
@@ -39,7 +40,8 @@ class Routers:
 
     async def readings(self, pods: Iterable[Pod]) -> list[RouterReading]:
         """Return what the routers say; one that does not answer is missing."""
-        running = [pod for pod in pods if pod.ip and pod.phase == "Running"]
+        # A label is anybody's who may write pods: more than a service may have are not asked.
+        running = [pod for pod in pods if pod.ip and pod.phase == "Running"][:MOST_ROUTERS]
         found = await asyncio.gather(*(self._reading(pod) for pod in running))
         return [each for each in found if each is not None]
 

@@ -32,8 +32,11 @@ KEEP_ALIVE_SECONDS = 30.0
 # A serving worker tells nothing that is urgent: its count in the status may be this old.
 STEADY_SECONDS = 60.0
 FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS = 1.0, 60.0
-# A worker that was silent before is given this long in a pass; one that is well needs less.
-SILENT_WAIT_SECONDS = 0.25
+# A worker that was silent before is given this long in a pass, and after so many silences no time;
+# one that is well needs less, and the next pass sees an answer that came in between.
+SILENT_WAIT_SECONDS, WAITED_SILENCES = 0.25, 2
+# An order to one that did not answer is sent again no sooner: each would hold its pass for 3 s.
+ORDER_AGAIN_SECONDS = 5.0
 # Of one service; the session has room for many.
 AT_A_TIME = 16
 # Longer pages of metrics are read in a thread: 1 MiB takes 60 ms.
@@ -120,12 +123,12 @@ class Workers:
             urgent = (fresh or _urgent(pod, drain)) and self._may_ask(pod)
             if not urgent and not self._due(pod):
                 continue
-            silent = self._known.setdefault(pod.uid, _Known()).silences > 0
+            silences = self._known.setdefault(pod.uid, _Known()).silences
             task = asyncio.create_task(one(pod))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
-            if urgent:
-                (perhaps if silent else waited_for).append(task)
+            if urgent and silences <= WAITED_SILENCES:
+                (perhaps if silences else waited_for).append(task)
         if waited_for:
             await asyncio.wait(waited_for)
             for task in waited_for:
@@ -201,8 +204,15 @@ class Workers:
         )
 
     async def _tell(self, pod: Pod, path: str, body: dict[str, Any], token: str) -> None:
-        answer = await self._request("POST", pod, ports.ADMIN, path, token=token, body=body)
         known = self._known.setdefault(pod.uid, _Known())
+        if self._clock() - known.asked_at < min(known.patience, ORDER_AGAIN_SECONDS):
+            raise WorkerError(f"{pod.name}: {path}: not sent, it did not answer a moment ago")
+        try:
+            answer = await self._request("POST", pod, ports.ADMIN, path, token=token, body=body)
+        except WorkerError as error:
+            if error.status is None:
+                known.asked_at, known.silences = self._clock(), known.silences + 1
+            raise
         known.state = _state(pod, path, answer)
         known.silences = 0
 

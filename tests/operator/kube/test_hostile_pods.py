@@ -92,7 +92,7 @@ async def test_no_redirect_is_followed(server: Any, workers: Workers, routers: R
 
     await workers.states([POD], drain=Drain.ADMIN, token="t")
     with pytest.raises(WorkerError, match="HTTP 307"):
-        await workers.drain(POD, deadline_seconds=5, epoch=1, token="t")
+        await workers.drain(replace(POD, uid="other"), deadline_seconds=5, epoch=1, token="t")
     assert await routers.readings([POD]) == []
 
     assert [path for _, path, _ in server.asked] == ["/state", "/drain", "/router/signals"]
@@ -133,6 +133,22 @@ async def test_workers_that_hang_do_not_hold_another_pass(server: Any, workers: 
 
     assert found == {}
     await asyncio.wait_for(hangs.wait(), 5)
+
+
+async def test_an_order_that_was_not_answered_is_not_sent_in_every_pass(
+    server: Any, workers: Workers
+) -> None:
+    """A pass would wait for each of them; after a while it is tried again."""
+    now = 0.0
+    workers._clock = lambda: now  # type: ignore[method-assign]  # time passes as the test says
+    server.answers += [endless, endless]
+
+    for at, message in ((0.0, "longer than"), (1.0, "not sent"), (6.0, "longer than")):
+        now = at
+        with pytest.raises(WorkerError, match=message):
+            await workers.drain(POD, deadline_seconds=5, epoch=1, token="t")
+
+    assert len(server.asked) == 2
 
 
 class Leader:
