@@ -13,6 +13,10 @@ from steelyard_operator.errors import UserError
 SETTING = "STEELYARD_CREDENTIAL_HOSTS"
 AWS = "aws"
 """Not a host: the endpoints that AWS' libraries choose themselves."""
+# S3's own endpoints, and no other service's: some of those answer with anybody's code.
+AWS_HOST = re.compile(
+    r"([a-z0-9.-]+\.)?s3(-[a-z0-9-]+|express-[a-z0-9-]+)?(\.[a-z0-9-]+){0,2}\.amazonaws\.com(\.cn)?"
+)
 PORTS = {"https": 443, "http": 80}
 HOST = r"\*|(\*\.)?[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
 ENTRY = re.compile(rf"((?P<scheme>https?)://)?(?P<host>{HOST})(:(?P<port>[0-9]{{1,5}}))?")
@@ -66,6 +70,19 @@ def admits(entries: tuple[str, ...], address: str) -> bool:
     """Whether credentials may be sent to an endpoint."""
     split = _split(address)
     return split is not None and any(one.admits(*split) for one in parse(entries))
+
+
+def admits_bucket(entries: tuple[str, ...], address: str) -> bool:
+    """Whether a signature of AWS' form may be sent to an endpoint."""
+    split = _split(address)
+    if (
+        split is not None
+        and AWS in entries
+        and split[0] == "https"
+        and AWS_HOST.fullmatch(split[1])
+    ):
+        return True
+    return admits(entries, address)
 
 
 def admits_proxy(entries: tuple[str, ...], address: str) -> bool:

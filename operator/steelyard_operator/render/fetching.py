@@ -13,7 +13,12 @@ from typing import Any
 
 from steelyard_operator.api.names import MODEL_CONTAINER, Role
 from steelyard_operator.api.v1alpha1 import InferenceService
-from steelyard_operator.credential_hosts import SETTING, admits, admits_proxy
+from steelyard_operator.credential_hosts import (
+    SETTING,
+    admits,
+    admits_bucket,
+    admits_proxy,
+)
 from steelyard_operator.render.volumes import TMP
 from steelyard_operator.settings import Settings
 
@@ -70,7 +75,8 @@ def _refused(service: InferenceService, settings: Settings, role: Role, scheme: 
     ends = {name: said[name] for name in names if name in said}
     if not ends and default is not None:
         ends["spec.model.uri"] = default
-    wrong = [name for name, address in ends.items() if not admits(hosts, address)]
+    admitted = admits_bucket if scheme == "s3" else admits
+    wrong = [name for name, address in ends.items() if not admitted(hosts, address)]
     wrong += [n for n in said if n.upper() in PROXIES and not admits_proxy(hosts, said[n])]
     if not wrong:
         return None

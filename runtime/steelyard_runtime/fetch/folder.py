@@ -146,6 +146,12 @@ class Folder:
             try:
                 for job in wait(jobs, return_when=FIRST_EXCEPTION).done:
                     job.result()
+            except FetchError as error:
+                stop.set()
+                pool.shutdown(cancel_futures=True)
+                if not error.passing:
+                    self._clear_halves()
+                raise
             finally:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
@@ -193,11 +199,13 @@ class Folder:
             # Without our note nothing vouches for a file that has the right name and size.
             for path in sorted(old | {file.path for file in listing.files}, key=_is_last)[::-1]:
                 (self.root / path).unlink(missing_ok=True)
-            for kept in self._hidden.glob("*.part"):
-                kept.unlink()
-            for kept in self._hidden.glob("*.whole"):
-                kept.unlink()
+            self._clear_halves()
         self._note(uri, listing, whole=False)
+
+    def _clear_halves(self) -> None:
+        """Take away what was collected for a checkpoint that will not come."""
+        for kept in (*self._hidden.glob("*.part"), *self._hidden.glob("*.whole")):
+            kept.unlink()
 
     def _put(
         self,

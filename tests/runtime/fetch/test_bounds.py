@@ -35,7 +35,7 @@ def test_a_file_larger_than_listed_is_cut_at_once(
 ) -> None:
     """Not when its end is reached, and not as the file that was listed."""
     store = request.getfixturevalue(fixture)
-    store.files = {"model.safetensors": b"ab"}
+    store.files = {"model.safetensors": b"ab", "a.json": b"", "b.json": b""}
     store.excess_bytes = 64 * MEBIBYTE
     ran = fetch(uri, "--to", tmp_path / "to")
 
