@@ -52,7 +52,7 @@ SLOW_CPU_SECONDS = 0.02
 MANY_TOKENS = 2000
 """So many tokens at once are slow, too (0.03 ms each): output that another worker made."""
 
-MASK_WAIT_SECONDS = 0.01
+MASK_WAIT_SECONDS = 0.03
 """How long a step waits for masks; sequences whose mask is not there sit this step out."""
 
 MAX_QUEUED_TRIALS = 64

@@ -3,11 +3,13 @@
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.structured import bounds
+from steelyard_runtime.structured.lanes import Strand
 from steelyard_runtime.structured.trial_queue import Digest
 
 
@@ -17,6 +19,10 @@ class Compiled:
 
     digest: Digest
     matcher: Any
+    remake: Callable[[], Any]
+    """Returns a matcher that shares nothing with `matcher`; raises `RequestError`."""
+    strand: Strand
+    """Where everything is done with `matcher` and its copies."""
     field: str
     num_bytes: int
     step_cpu_seconds: float
@@ -40,9 +46,10 @@ class CompiledCache:
             self._entries.move_to_end(digest)
         return compiled
 
-    def drop(self, digest: Digest) -> None:
-        """Forget a grammar."""
-        self._entries.pop(digest, None)
+    def drop(self, compiled: Compiled) -> None:
+        """Forget a grammar, unless another has taken its place."""
+        if self._entries.get(compiled.digest) is compiled:
+            del self._entries[compiled.digest]
 
     def put(self, compiled: Compiled) -> None:
         """Keep a grammar, at the cost of those that were not used for longest."""

@@ -8,16 +8,19 @@ until then, so no mask holds up others.
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.structured import bounds
-from steelyard_runtime.structured.lanes import Lanes
-from steelyard_runtime.structured.matchers import next_mask, take_token
+from steelyard_runtime.structured.compiled import Compiled
+from steelyard_runtime.structured.matchers import guarded, next_mask, take_token
 from steelyard_runtime.structured.trial import slow_step
+
+
+class _StepTooDearError(RequestError):
+    """A step took more processor time than is allowed."""
 
 
 class GrammarState:
@@ -25,33 +28,35 @@ class GrammarState:
 
     def __init__(
         self,
-        matcher: Any,
+        compiled: Compiled,
         *,
         vocab_size: int,
-        field: str,
-        lanes: Lanes,
-        step_cpu_seconds: float,
         on_late: Callable[[], None] = lambda: None,
         on_dear: Callable[[RequestError], None] = lambda error: None,
+        on_spent: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take a matcher over; there is no mask before the first `advance`, which may be empty.
+        """Copy a matcher, on its strand; there is no mask before the first `advance`.
 
         Args:
-            matcher: an `LLMatcher` of its own.
+            compiled: what to copy.
             vocab_size: of the model, which may be padded beyond the tokenizer's.
-            field: of the request, for errors.
-            lanes: where work is done.
-            step_cpu_seconds: what the slowest step of this grammar took so far.
             on_late: called when a mask is there that the engine found missing.
             on_dear: called with the refusal where a step took too long.
+            on_spent: called where what the copies share is of no use any more.
+
+        Raises:
+            RequestError: it cannot be copied (400).
         """
-        self._matcher = matcher
+        self._compiled = compiled
+        self._field = compiled.field
+        self._matcher = guarded(compiled.matcher.deep_copy, compiled.field)
+        self._is_shared = True
+        self._taken: list[int] = []
         self._vocab_size = vocab_size
-        self._field = field
-        self._lanes = lanes
-        self._step_cpu_seconds = step_cpu_seconds
+        self._step_cpu_seconds = compiled.step_cpu_seconds
         self._on_late = on_late
         self._on_dear = on_dear
+        self._on_spent = on_spent
         self._done = threading.Event()
         self._allowed: Tensor | None = None
         self._error: RequestError | None = None
@@ -62,7 +67,7 @@ class GrammarState:
         self._done.clear()
         self._allowed = None
         self._found_missing = False
-        self._lanes.submit(
+        self._compiled.strand.submit(
             lambda: self._work(token_ids),
             is_slow=self.is_slow or len(token_ids) > bounds.MANY_TOKENS,
         )
@@ -123,6 +128,25 @@ class GrammarState:
     def _next(self, token_ids: Sequence[int]) -> Tensor:
         if self._error is not None:
             raise self._error
+        before, self._taken = self._taken, [*self._taken, *token_ids]
+        try:
+            mask = self._follow(token_ids)
+        except _StepTooDearError:
+            raise
+        except RequestError:
+            if not self._is_shared:
+                raise
+            # Copies share the states of their lexer: it may be another one that used them up.
+            self._on_spent()
+            self._is_shared = False
+            self._matcher = self._compiled.remake()
+            mask = self._follow([*before, *token_ids])
+        allowed = torch.zeros(self._vocab_size, dtype=torch.bool)
+        count = min(self._vocab_size, len(mask))
+        allowed[:count] = torch.frombuffer(bytearray(mask), dtype=torch.uint8)[:count] != 0
+        return allowed
+
+    def _follow(self, token_ids: Sequence[int]) -> bytes:
         for token_id in token_ids:
             started = time.thread_time()
             take_token(self._matcher, token_id, self._field)
@@ -130,14 +154,11 @@ class GrammarState:
         started = time.thread_time()
         mask = next_mask(self._matcher, self._field)
         self._note(time.thread_time() - started)
-        allowed = torch.zeros(self._vocab_size, dtype=torch.bool)
-        count = min(self._vocab_size, len(mask))
-        allowed[:count] = torch.frombuffer(bytearray(mask), dtype=torch.uint8)[:count] != 0
-        return allowed
+        return mask
 
     def _note(self, seconds: float) -> None:
         self._step_cpu_seconds = max(self._step_cpu_seconds * 0.9, seconds)
         if seconds > bounds.MASK_CPU_SECONDS:
-            error = RequestError(slow_step(self._field, seconds), param=self._field)
+            error = _StepTooDearError(slow_step(self._field, seconds), param=self._field)
             self._on_dear(error)
             raise error

@@ -7,6 +7,7 @@ ordinary grammars. llguidance lets other threads run while it compiles and while
 import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 
 from steelyard_runtime.structured.bounds import TRIAL_STACK_BYTES
@@ -16,6 +17,43 @@ FAST_THREADS = 4  # the machine shares its cores among them, so a slow step pass
 log = logging.getLogger(__name__)
 
 Job = Callable[[], None]
+
+
+class Strand:
+    """Jobs of one compiled grammar, one after the other; between two of them others take turns.
+
+    Copies of a matcher share their lexer behind a lock, for which llguidance waits with the GIL
+    held where a token is taken in: a mask of 1.4 s in another thread stopped all of Python.
+    """
+
+    def __init__(self, lanes: "Lanes") -> None:
+        self._lanes = lanes
+        self._jobs: deque[tuple[Job, bool]] = deque()
+        self._is_busy = False
+        self._lock = threading.Lock()
+
+    def submit(self, job: Job, *, is_slow: bool) -> None:
+        """Queue a job behind the others of this grammar."""
+        with self._lock:
+            self._jobs.append((job, is_slow))
+            if self._is_busy:
+                return
+            self._is_busy = True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        with self._lock:
+            if not self._jobs:
+                self._is_busy = False
+                return
+            job, is_slow = self._jobs.popleft()
+        self._lanes.submit(lambda: self._run(job), is_slow=is_slow)
+
+    def _run(self, job: Job) -> None:
+        try:
+            job()
+        finally:
+            self._go_on()
 
 
 class Lanes:

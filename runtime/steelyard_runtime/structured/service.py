@@ -5,23 +5,23 @@ in the trial process (`trials.py`) and on threads (`lanes.py`). A request waits 
 scheduler. Requests of one grammar share its trial and its compiling.
 """
 
-import hashlib
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from steelyard_runtime.core.params import Grammar, check_length
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.structured import bounds
 from steelyard_runtime.structured.compiled import Compiled, CompiledCache, LiveMemory
 from steelyard_runtime.structured.grammar import GrammarState
-from steelyard_runtime.structured.lanes import Lanes
-from steelyard_runtime.structured.matchers import GrammarVocabulary, guarded, make_matcher
+from steelyard_runtime.structured.lanes import Lanes, Strand
+from steelyard_runtime.structured.matchers import GrammarVocabulary, make_matcher
 from steelyard_runtime.structured.refusals import Refusals, refusal, unavailable
 from steelyard_runtime.structured.trial import TrialOutcome
-from steelyard_runtime.structured.trial_queue import Digest, NewGrammar, TrialLane
+from steelyard_runtime.structured.trial_queue import Digest, NewGrammar, TrialLane, digest_of
 from steelyard_runtime.structured.trials import TRIAL_COMMAND, Trials
 from steelyard_runtime.structured.vocabulary import Vocabulary
 
@@ -98,7 +98,7 @@ class GrammarService:
         """
         check_length(grammar)
         self._vocabulary.check(grammar.field)
-        digest = _digest(grammar)
+        digest = digest_of(grammar)
         with self._lock:
             try:
                 self._refusals.check(digest)
@@ -197,15 +197,25 @@ class GrammarService:
 
     def _compile(self, new: NewGrammar, outcome: TrialOutcome) -> None:
         """Compile what its trial has bounded; on a lane."""
-        field = new.grammar.field
+
+        def make() -> Any:
+            return make_matcher(self._vocabulary.tokenizer(), outcome.source, new.grammar.field)
+
         try:
-            matcher = make_matcher(self._vocabulary.tokenizer(), outcome.source, field)
+            matcher = make()
         except RequestError as error:
             with self._lock:
                 self._fail(new, error)
             return
-        num_bytes = max(bounds.MIN_GRAMMAR_BYTES, outcome.grown_bytes)
-        compiled = Compiled(new.digest, matcher, field, num_bytes, outcome.step_cpu_seconds)
+        compiled = Compiled(
+            new.digest,
+            matcher,
+            make,
+            Strand(self._lanes),
+            new.grammar.field,
+            max(bounds.MIN_GRAMMAR_BYTES, outcome.grown_bytes),
+            outcome.step_cpu_seconds,
+        )
         with self._lock:
             del self._new[new.digest]
             self._cache.put(compiled)
@@ -213,33 +223,30 @@ class GrammarService:
                 self._hand_over(request_id, compiled, token_ids)
 
     def _hand_over(self, request_id: str, compiled: Compiled, token_ids: Sequence[int]) -> None:
-        """Let a lane make a state of the compiled grammar and its first mask."""
-        self._lanes.submit(
+        """Let its strand make a state of the compiled grammar and its first mask."""
+        compiled.strand.submit(
             lambda: self._make(request_id, compiled, token_ids),
             is_slow=compiled.is_slow or len(token_ids) > bounds.MANY_TOKENS,
         )
 
     def _make(self, request_id: str, compiled: Compiled, token_ids: Sequence[int]) -> None:
-        """Copy a compiled grammar for one request; on a lane."""
+        """Copy a compiled grammar for one request; on its strand."""
         try:
             with self._lock:
                 if request_id not in self._waiting:
                     return
             self._memory.take(compiled)
             try:
-                matcher = guarded(compiled.matcher.deep_copy, compiled.field)
+                state = GrammarState(
+                    compiled,
+                    vocab_size=self._vocabulary().vocab_size,
+                    on_late=self._wake,
+                    on_dear=lambda error: self._drop(compiled, error),
+                    on_spent=lambda: self._drop(compiled, None),
+                )
             except RequestError:
                 self._memory.free(compiled)
                 raise
-            state = GrammarState(
-                matcher,
-                vocab_size=self._vocabulary().vocab_size,
-                field=compiled.field,
-                lanes=self._lanes,
-                step_cpu_seconds=compiled.step_cpu_seconds,
-                on_late=self._wake,
-                on_dear=lambda error: self._refuse_from_now_on(compiled, error),
-            )
             self._memory.free_with(state, compiled)
             state.advance_here(token_ids)
             result: GrammarState | RequestError = state.error or state
@@ -248,11 +255,12 @@ class GrammarService:
         with self._lock:
             self._finish(request_id, result)
 
-    def _refuse_from_now_on(self, compiled: Compiled, error: RequestError) -> None:
-        """Remember a grammar that passed its trial, and cost too much later."""
+    def _drop(self, compiled: Compiled, refused: RequestError | None) -> None:
+        """Forget a grammar that used up its states, or that cost too much after its trial."""
         with self._lock:
-            self._cache.drop(compiled.digest)
-            self._refusals.add(compiled.digest, error)
+            self._cache.drop(compiled)
+            if refused is not None:
+                self._refusals.add(compiled.digest, refused)
 
     # --- under the lock ---------------------------------------------------------------------------
 
@@ -289,12 +297,3 @@ class GrammarService:
             running = lane.running
             if running is not None and now - running.started_at_seconds > bounds.ANSWER_SECONDS:
                 self.trials.kill()  # its trials fail
-
-
-def _digest(grammar: Grammar) -> Digest:
-    digest = hashlib.blake2b(digest_size=32)
-    for part in (grammar.kind, grammar.field, grammar.text):
-        data = part.encode(errors="surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.digest()

@@ -6,6 +6,7 @@ many, a seventh of a second each, and not a second each. Within a lane clients t
 is what the caller says, such as the salt that the router derives from an API key.
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,16 @@ from steelyard_runtime.errors import RequestError
 from steelyard_runtime.structured import bounds
 
 Digest = bytes
+
+
+def digest_of(grammar: Grammar) -> Digest:
+    """Return what tells a grammar, and the field that holds it, from others."""
+    digest = hashlib.blake2b(digest_size=32)
+    for part in (grammar.kind, grammar.field, grammar.text):
+        data = part.encode(errors="surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.digest()
 
 
 @dataclass(slots=True, eq=False)

@@ -1,6 +1,7 @@
 """Grammars over a byte-level vocabulary that the test makes."""
 
 import json
+import random
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from steelyard_runtime.core.params import Grammar
 from steelyard_runtime.errors import RequestError
+from steelyard_runtime.structured import matchers
 
 CPU = torch.device("cpu")
 END = 256
@@ -123,3 +125,24 @@ def test_copies_of_one_grammar_do_not_move_each_other(rig: Any) -> None:
 
     assert not torch.equal(first.allowed(CPU), before)
     assert torch.equal(second.allowed(CPU), before)
+
+
+def test_a_copy_that_uses_the_shared_states_up_harms_no_other(
+    make_rig: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends with a 400; the others go on with states of their own, and so does a new request."""
+    few = matchers.llguidance.LLParserLimits(max_lexer_states=300, verbose_errors=False)
+    monkeypatch.setattr(matchers, "parser_limits", lambda: few)
+    rig = make_rig()
+    grammar = Grammar("regex", "([a-z]*a[a-z]{14}b[a-z]*|[a-z]*c[a-z]{13}d[a-z]*)*e")
+    greedy, other = rig.state(grammar), rig.state(grammar)
+    letters = random.Random(1)
+
+    with pytest.raises(RequestError, match="too many states"):
+        while True:
+            greedy.advance(rig.tokenizer.encode(letters.choice("abcd")).ids)
+            greedy.allowed(CPU)
+    other.advance(rig.tokenizer.encode("a").ids)
+
+    assert other.allowed(CPU).any()
+    assert rig.state(grammar).allowed(CPU).any()
