@@ -7,6 +7,7 @@ the `Host` must be one of this machine.
 """
 
 import ipaddress
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -60,13 +61,21 @@ class BrowserGuard:
             )
 
     def _is_ours(self, given: str, request: web.BaseRequest) -> bool:
+        if _names_loopback(given):
+            return True
         name = _host_name(given)
         if name is None:
             return False
         if name in self._hosts or given.lower() in self._hosts or "*" in self._hosts:
             return True
         own = request.transport and request.transport.get_extra_info("sockname")
-        return _is_loopback(name) or bool(own and name == own[0])
+        return bool(own and name == own[0])
+
+
+@lru_cache(maxsize=256)  # every request has one, most the same
+def _names_loopback(host: str) -> bool:
+    name = _host_name(host)
+    return name is not None and _is_loopback(name)
 
 
 def _is_loopback(name: str) -> bool:
