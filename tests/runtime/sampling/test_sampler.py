@@ -8,7 +8,7 @@ from torch import Tensor
 
 from steelyard_runtime.core.params import SamplingParams
 from steelyard_runtime.sampling import filters, processors
-from steelyard_runtime.sampling.logprobs import token_logprobs
+from steelyard_runtime.sampling.logprobs import likeliest_of, token_logprobs
 from steelyard_runtime.sampling.sampler import Row, sample
 
 VOCABULARY = 512
@@ -169,6 +169,19 @@ def test_a_mask_leaves_only_what_the_grammar_allows() -> None:
     given = params(temperature=0.0, min_tokens=5, grammar=Grammar("json_object"))
 
     assert sample(logits(), [row(given, allowed=allowed)])[0] == 0
+
+
+@pytest.mark.parametrize("width", [1024, 1280, 997], ids=str)
+@pytest.mark.parametrize("count", [0, 1, 7, 20])
+def test_the_likeliest_of_a_group_search_are_those_of_all(width: int, count: int) -> None:
+    """Whatever the vocabulary's width, and with minus infinity among the values."""
+    values = torch.randn(5, width, generator=torch.Generator().manual_seed(1))
+    values[1, 3:] = float("-inf")
+    ids, found = likeliest_of(values, count)
+    expected = torch.topk(values, count)
+
+    assert torch.equal(found, expected.values)
+    assert torch.equal(values.gather(1, ids), expected.values)
 
 
 def test_logprobs_are_of_the_raw_logits() -> None:
