@@ -64,7 +64,8 @@ class Failure:
             request_id,
             [],
             finish_reason="error",
-            error=message,
+            # An exception may quote what is no Unicode, which no frame can hold.
+            error=message.encode(errors="replace").decode(),
             error_status=status,
             error_param=field,
         )

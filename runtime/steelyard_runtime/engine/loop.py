@@ -4,22 +4,28 @@ The reader thread answers `state` itself, from a snapshot that this loop leaves 
 so that neither a health check nor a scrape waits for a forward pass.
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from steelyard_runtime.core.roles import Phase, Role
 from steelyard_runtime.engine.engine import Engine
+from steelyard_runtime.engine.failure import Failure
 from steelyard_runtime.engine.mailbox import Mailbox
 from steelyard_runtime.errors import RequestError
 from steelyard_runtime.ipc.messages import (
     Abort,
     AddRequest,
     Call,
+    EngineStats,
+    Output,
     Outputs,
     Reply,
     Shutdown,
 )
+
+log = logging.getLogger(__name__)
 
 # Stats travel at most this often with outputs; a scrape asks for fresh ones.
 STATS_INTERVAL_NS = 100_000_000
@@ -64,7 +70,21 @@ class EngineLoop:
             if items or due:
                 stats = self._engine.statistics.take() if due else None
                 self._stats_at_ns = now_ns if due else self._stats_at_ns
-                self._send(Outputs(items, stats))
+                self._tell(items, stats)
+
+    def _tell(self, items: list[Output], stats: EngineStats | None) -> None:
+        """Send what a step brought; an output that no frame can hold ends its sequence alone."""
+        try:
+            self._send(Outputs(items, stats))
+            return
+        except (TypeError, ValueError, OverflowError) as error:
+            log.warning("outputs cannot be written; one by one", exc_info=error)
+        for item in items:
+            try:
+                self._send(Outputs([item]))
+            except (TypeError, ValueError, OverflowError) as error:
+                self._engine.abort(item.request_id)
+                self._send(Outputs([Failure("output", error).output(item.request_id)]))
 
     def state(self) -> dict[str, Any]:
         """Return the newest snapshot; safe from any thread."""

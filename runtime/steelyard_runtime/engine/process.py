@@ -4,6 +4,7 @@ Started by the HTTP process with one end of a socket pair in `STEELYARD_ENGINE_S
 first frame is the `EngineConfig`. It ends when the other end is closed, however that happens.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -20,7 +21,7 @@ from steelyard_runtime.config import EngineConfig
 from steelyard_runtime.engine.mailbox import Mailbox
 from steelyard_runtime.errors import ConfigError
 from steelyard_runtime.ipc.framing import BlockingFrames
-from steelyard_runtime.ipc.messages import Call, Failed, Progress, Reply, ToEngine
+from steelyard_runtime.ipc.messages import Call, Failed, Output, Outputs, Progress, Reply, ToEngine
 
 SOCKET_VARIABLE = "STEELYARD_ENGINE_SOCKET_FD"
 LOG_LEVEL_VARIABLE = "STEELYARD_LOG_LEVEL"
@@ -112,13 +113,26 @@ class _Reader(threading.Thread):
     def run(self) -> None:
         decoder = msgspec.msgpack.Decoder(ToEngine)
         while (body := self._connection.read()) is not None:
-            message = decoder.decode(body)
+            try:
+                message = decoder.decode(body)
+            except msgspec.DecodeError as error:
+                self._refuse(body, error)
+                continue
             if isinstance(message, Call) and message.method == "state" and self.loop_state:
                 self._connection.send(Reply(message.call_id, result=self.loop_state()))
             else:
                 self._mailbox.put(message)
         # The HTTP process is gone: end at once, also in the middle of a forward pass.
         os._exit(0)
+
+    def _refuse(self, body: bytes, error: msgspec.DecodeError) -> None:
+        """Answer a frame that is no message; it is of one request, the others' go on."""
+        log.error("a message cannot be read", exc_info=error)
+        with contextlib.suppress(msgspec.MsgspecError, TypeError, KeyError):
+            request_id = str(msgspec.msgpack.decode(body)["request_id"])
+            message = f"this request failed in the engine (admission): {error}"
+            refusal = Output(request_id, [], finish_reason="error", error=message)
+            self._connection.send(Outputs([refusal]))
 
 
 if __name__ == "__main__":
