@@ -14,7 +14,7 @@ import socket
 import sys
 import uuid
 from collections.abc import Coroutine, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from steelyard_operator.kube.leader import Leadership
 from steelyard_operator.kube.queue import WorkQueue
 from steelyard_operator.kube.reporting import Reporting
 from steelyard_operator.kube.revisions import Revisions, is_sealed
+from steelyard_operator.kube.rights import Rights
 from steelyard_operator.kube.room import Room
 from steelyard_operator.kube.routers import Routers
 from steelyard_operator.kube.service_secrets import ServiceSecrets
@@ -83,6 +84,7 @@ class Process:
     queue: WorkQueue
     reconciler: Reconciler
     balancing: Balancing
+    rights: Rights
 
 
 async def _operate(settings: Settings, environment: Mapping[str, str]) -> int:
@@ -92,14 +94,17 @@ async def _operate(settings: Settings, environment: Mapping[str, str]) -> int:
     found = await credentials.load(environment)
     identity = f"{environment.get('POD_NAME') or socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     async with Client(found) as client, Workers() as workers, Routers() as routers:
+        rights = Rights(client, settings.namespace)
+        await rights.read()
         process = _assembled(
-            settings=settings,
+            settings=replace(settings, namespace=rights.served),
             found=found,
             client=client,
             workers=workers,
             routers=routers,
             master_key=master_key,
             identity=identity,
+            rights=rights,
         )
         leadership = process.leadership
         async with serving(
@@ -123,6 +128,7 @@ def _assembled(
     routers: Routers,
     master_key: MasterKey,
     identity: str,
+    rights: Rights,
 ) -> Process:
     leadership = Leadership(
         client, settings.operator_namespace, identity, lease_seconds=settings.lease_seconds
@@ -191,6 +197,7 @@ def _assembled(
         queue=queue,
         reconciler=reconciler,
         balancing=balancing,
+        rights=rights,
     )
 
 
@@ -211,6 +218,7 @@ async def _lead(process: Process, stop: asyncio.Event) -> None:
     start("the Lease", process.leadership.keep())
     start("the caches", process.caches.run())
     start("the balance", process.balancing.run())
+    start("the rights", process.rights.keep())
     work = start("the work queue", _work(process))
     watching = start("kopf", _watch(process, stop))
     try:

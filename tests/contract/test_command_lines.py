@@ -16,6 +16,7 @@ from steelyard_operator.backends.native import EXECUTABLE, NativeBackend
 from steelyard_operator.backends.router import router
 from steelyard_runtime.cli import COMMANDS
 from steelyard_runtime.router.command import build_parser as router_parser
+from steelyard_runtime.server.app import OPEN_PATHS
 from steelyard_runtime.server.flags import build_parser as worker_parser
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,15 @@ def test_the_flag_for_the_serving_ports_key_is_the_runtimes() -> None:
     given = worker_parser().parse_args([NativeBackend.api_key_flag, "/key", *flags])
 
     assert given.api_key_file == Path("/key")
+
+
+def test_probes_and_scrapers_need_no_key() -> None:
+    """What the kubelet, Prometheus and the operator ask for is open on a port that wants a key."""
+    worker = NativeBackend().worker(FULL, POD)
+    probes = {probe.path for probe in (worker.startup, worker.readiness, worker.liveness)}
+
+    assert {*probes, "/metrics"} <= OPEN_PATHS
+    assert not [path for path in OPEN_PATHS if path.startswith("/v1")]
 
 
 def test_extra_arguments_win() -> None:
