@@ -236,7 +236,7 @@ class Worker(ServerProcess):
         return state
 
     def engine_pid(self) -> int:
-        """Return the process id of the engine, the only child of the HTTP process."""
+        """Return the process id of the engine, the first child of the HTTP process."""
         pid = self.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return int(children[0])

@@ -89,8 +89,9 @@ async def test_no_large_body_holds_up_the_event_loop(rig: Rig) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (many(b"[]", body_limits.MAX_BRACKETS, b"["), "brackets"),
-        (b'"' + b":" * (body_limits.MAX_COLONS + 1) + b'"', "colons"),
+        (many(b"[]", body_limits.MAX_BRACKETS, b"[", b"]"), "objects and arrays"),
+        (b"{" + b'"a":1,' * body_limits.MAX_COLONS + b'"a":1}', "members of objects"),
+        (many(b'"a:,"', body_limits.MAX_TEXTS + 1, b"[", b"]"), "texts"),
         (many(b"1", body_limits.MAX_COMMAS + 2, b"[", b"]"), "commas"),
         (b'{"a":' * 101 + b"1" + b"}" * 101, "at most 100 deep"),
         (b'{"a":' + b"[" * 255 + b"]" * 255 + b"}", "at most 100 deep"),
@@ -122,6 +123,15 @@ async def test_ordinary_bodies_are_within_the_bounds() -> None:
 
     assert parse_json(orjson.dumps(body)) == body
     assert len(parse_json(orjson.dumps({"prompt": list(range(1_000_000))}))["prompt"]) == 1_000_000
+
+
+async def test_marks_within_texts_do_not_count() -> None:
+    """A long prompt may be JSON itself, with quotes and backslashes."""
+    text = orjson.dumps([{"a\\": '"[{,:'}] * 50_000).decode() + "\\"
+    body = {"prompt": text * 4, "messages": []}
+
+    assert text.count(":") * 4 > body_limits.MAX_COLONS
+    assert parse_json(orjson.dumps(body)) == body
 
 
 async def test_slow_long_bodies_leave_room_for_short_ones(model: Path) -> None:
