@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from steelyard_operator.api.load import read, read_status
+from steelyard_operator.api.load import read_status
 from steelyard_operator.api.names import Role
 from steelyard_operator.api.v1alpha1 import InferenceService
 from steelyard_operator.backends.base import Flip
@@ -29,7 +29,7 @@ from steelyard_operator.kube.reporting import Reporting, plain
 from steelyard_operator.kube.revisions import Revisions
 from steelyard_operator.kube.room import LOOK_AGAIN_SECONDS, Room
 from steelyard_operator.kube.service_secrets import ServiceSecrets
-from steelyard_operator.kube.services import Services
+from steelyard_operator.kube.services import Services, read_kept
 from steelyard_operator.kube.token import MasterKey
 from steelyard_operator.kube.transacting import Transacting, plan_events
 from steelyard_operator.kube.workers import Workers
@@ -111,7 +111,7 @@ class Reconciler:
         owner = Owner(meta["name"], meta["namespace"], meta["uid"])
         previous = read_status(raw)
         try:
-            service = read(raw)
+            service = read_kept(raw)
         except UserError as error:
             await self._parts.failures.tell_unreadable(raw, owner, str(error))
             return RESYNC_SECONDS

@@ -7,7 +7,12 @@ this operator's class are kept.
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import orjson
+
+from steelyard_operator.api.load import read
 from steelyard_operator.api.names import OPERATOR_CLASS_LABEL
+from steelyard_operator.api.v1alpha1 import InferenceService
+from steelyard_operator.errors import UserError
 from steelyard_operator.kube.metrics import SERVICES
 from steelyard_operator.kube.queue import Key
 
@@ -18,6 +23,10 @@ KEPT = (
     *("creationTimestamp", "deletionTimestamp"),
 )
 """What is read of a resource's metadata."""
+
+MOST_SPEC_BYTES = 192 * 1024
+"""Of a spec that is kept. One with every text at its longest has 160 kB; with characters of four
+bytes a thousand of those would be more than the operator may use."""
 
 
 class Services:
@@ -54,7 +63,7 @@ class Services:
             return False
         # Annotations may be as long as the rest, and hold it once more (kubectl's last-applied).
         kept = {field: meta[field] for field in KEPT if field in meta}
-        self._raw[key] = {**body, "metadata": kept}
+        self._raw[key] = {**body, "metadata": kept, "spec": _kept(body.get("spec"))}
         self._by_name[meta["namespace"], meta["name"]] = key
         return True
 
@@ -69,6 +78,24 @@ class Services:
     def keys(self) -> Iterable[Key]:
         """Return the keys of all resources."""
         return list(self._raw)
+
+
+def read_kept(raw: Raw) -> InferenceService:
+    """Return a resource that was kept.
+
+    Raises:
+        UserError: it was too large to be kept, or has a value that cannot be used.
+    """
+    if raw.get("spec") is None:
+        raise UserError(f"`spec` must have at most {MOST_SPEC_BYTES} bytes as JSON, and has more")
+    return read(raw)
+
+
+def _kept(spec: Any) -> Any:
+    try:
+        return spec if len(orjson.dumps(spec)) <= MOST_SPEC_BYTES else None
+    except TypeError:
+        return None
 
 
 def _version(body: Mapping[str, Any]) -> int:
