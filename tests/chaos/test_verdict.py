@@ -74,8 +74,8 @@ def test_a_run_that_kept_every_promise_passes() -> None:
             "them the machine's own stall (attempts then: poison at 11.5 s (400, 1.0 s))",
         ),
         (
-            replace(KEPT, answers=[answer(0, wait=21.0), answer(1)], attempts={}),
-            "no good request waits long: at 10.0 s stream 0 waited 21.0 s for its first event",
+            replace(KEPT, answers=[answer(0, wait=31.0), answer(1)], attempts={}),
+            "no good request waits long: at 10.0 s stream 0 waited 31.0 s for its first event",
         ),
         (
             replace(KEPT, probes=[Probe("the router", 110.0, 2.5, "")], attempts={}),

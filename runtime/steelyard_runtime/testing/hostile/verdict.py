@@ -12,7 +12,7 @@ from steelyard_runtime.testing.hostile.stalls import Stall
 
 GAP_SECONDS = 2.0
 # From a request to its first event: prompts of attackers are computed in turn with good ones.
-FIRST_EVENT_SECONDS = 20.0
+FIRST_EVENT_SECONDS = 30.0
 PROBE_LIMIT_SECONDS = 2.0
 PEAK_RATIO = 1.3
 # What all helpers of one worker may have together.
