@@ -12,19 +12,20 @@ Attempt = Callable[[Target, random.Random], str]
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One kind of harm: an attempt at most every so many seconds, one at a time."""
+    """One kind of harm: an attempt at most every so many seconds, one at a time a client."""
 
     every_seconds: float
     make: Callable[[], Attempt]
+    clients: int = 1  # processes that do it
 
 
-def _stateless(attempt: Attempt, every_seconds: float) -> Attack:
-    return Attack(every_seconds, lambda: attempt)
+def _stateless(attempt: Attempt, every_seconds: float, clients: int = 1) -> Attack:
+    return Attack(every_seconds, lambda: attempt, clients)
 
 
 ATTACKS: dict[str, Attack] = {
-    "poison": _stateless(bodies.poison, 0.5),
-    "slow-grammar": _stateless(bodies.slow_grammar, 2.0),
+    "poison": _stateless(bodies.poison, 0.5, clients=3),
+    "slow-grammar": _stateless(bodies.slow_grammar, 2.0, clients=2),
     "wide-grammar": _stateless(bodies.wide_grammar, 3.0),
     "many-messages": _stateless(bodies.many_messages, 10.0),
     "compressed-bomb": _stateless(bodies.compressed_bomb, 5.0),

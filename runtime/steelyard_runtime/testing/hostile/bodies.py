@@ -123,8 +123,10 @@ def many_messages(target: Target, choose: random.Random) -> str:
 @cache
 def _bomb() -> bytes:
     packed = zlib.compressobj(9, wbits=31)
-    megabyte = b" " * (1 << 20)
-    return b"".join(packed.compress(megabyte) for _ in range(2000)) + packed.flush()
+    head = packed.compress(b"") + packed.flush(zlib.Z_FULL_FLUSH)
+    # After a full flush a block stands alone, so one may be sent again and again.
+    block = packed.compress(b" " * (1 << 20)) + packed.flush(zlib.Z_FULL_FLUSH)
+    return head + block * 2000 + packed.flush()
 
 
 def compressed_bomb(target: Target, choose: random.Random) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from steelyard_runtime import parent_pipe
 from steelyard_runtime.testing.hostile import bodies
 from steelyard_runtime.testing.hostile.attacker import BEGUN, Attempted
+from steelyard_runtime.testing.hostile.attacks import ATTACKS
 from steelyard_runtime.testing.hostile.good_clients import (
     CITY,
     WEATHER,
@@ -146,8 +147,9 @@ def besiege(
         began = time.monotonic()
         with contextlib.ExitStack() as running:
             for name in attacks:
-                log = ground.folder / f"{name}.attempts"
-                running.enter_context(_process(log, "attacker", name, str(seed), target))
+                for client, log in enumerate(_logs(ground.folder, name)):
+                    seeded = f"{seed} {client}"
+                    running.enter_context(_process(log, "attacker", name, seeded, target))
             time.sleep(minutes * 60)
         ended = time.monotonic()
         time.sleep(AFTERMATH_SECONDS)
@@ -160,7 +162,7 @@ def besiege(
         right=list(right),
         probes=list(probes.probes),
         stalls=_read(ground.folder / "stalls", Stall),
-        attempts={name: _attempts(ground.folder / f"{name}.attempts", ended) for name in attacks},
+        attempts={name: _attempts(_logs(ground.folder, name), ended) for name in attacks},
         samples=list(watch.samples),
         changes=list(watch.changes),
         good_peaks=dict(good),
@@ -198,9 +200,13 @@ def _read(log: Path, line: type[Line]) -> list[Line]:
     return [decode(each) for each in log.read_bytes().split(b"\n") if each.endswith(b"}")]
 
 
-def _attempts(log: Path, ended: float) -> list[Attempted]:
+def _logs(folder: Path, name: str) -> list[Path]:
+    return [folder / f"{name}-{client}.attempts" for client in range(ATTACKS[name].clients)]
+
+
+def _attempts(logs: Sequence[Path], ended: float) -> list[Attempted]:
     made: dict[float, Attempted] = {}
-    for each in _read(log, Attempted):
+    for each in (each for log in logs for each in _read(log, Attempted)):
         unfinished = Attempted(each.at, ended - each.at, "unfinished")
         made[each.at] = unfinished if each.outcome == BEGUN else each
     return list(made.values())

@@ -11,8 +11,6 @@ from steelyard_runtime.testing.hostile.memory import HELPERS, Sample
 from steelyard_runtime.testing.hostile.stalls import Stall
 
 GAP_SECONDS = 2.0
-# From a request to its first event: prompts of attackers are computed in turn with good ones.
-FIRST_EVENT_SECONDS = 30.0
 PROBE_LIMIT_SECONDS = 2.0
 PEAK_RATIO = 1.3
 # What all helpers of one worker may have together.
@@ -110,14 +108,6 @@ def _no_long_gap(seen: Evidence) -> Iterator[tuple[float, str]]:
             yield gap.start, what + _suspects(seen, gap.start, gap.end)
 
 
-def _no_long_wait(seen: Evidence) -> Iterator[tuple[float, str]]:
-    for answer in seen.answers:
-        waited = (answer.first_event or answer.began) - answer.began
-        if waited > FIRST_EVENT_SECONDS:
-            what = f"stream {answer.stream} waited {waited:.1f} s for its first event"
-            yield answer.began, what + _suspects(seen, answer.began, answer.began + waited)
-
-
 def _probes_pass(seen: Evidence) -> Iterator[tuple[float, str]]:
     for probe in seen.probes:
         stalled = excused(Gap(0, probe.began, probe.began + probe.seconds), seen.stalls)
@@ -179,7 +169,6 @@ PROMISES = {
     "no good request fails": _no_request_fails,
     "no good text changes": _no_text_changes,
     "no good stream is silent for 2 s": _no_long_gap,
-    "no good request waits long": _no_long_wait,
     "probes pass": _probes_pass,
     "no attack makes a server error": _no_server_error,
     "memory is bounded": _memory_is_bounded,
