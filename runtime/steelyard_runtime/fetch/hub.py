@@ -22,12 +22,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import (
-    build_hf_headers,
     get_session,
     hf_raise_for_status,
     validate_repo_id,
 )
 
+from steelyard_runtime import __version__
 from steelyard_runtime.errors import FetchError
 from steelyard_runtime.fetch.credential_hosts import CredentialHosts
 from steelyard_runtime.fetch.listing import (
@@ -44,6 +44,8 @@ FORM = "hf://org/name[/file.gguf][@revision]"
 COMMIT_CHARACTERS = 40
 HEXADECIMAL = frozenset("0123456789abcdef")
 TIMEOUT_SECONDS = 60.0
+# Not the library's: to say what runs it, it asks the hub for a list of programs first.
+AGENT = f"steelyard/{__version__}"
 REDIRECTS = 5
 BUSY = frozenset((408, 429, 500, 502, 503, 504))
 
@@ -86,7 +88,10 @@ class HubSource:
         self._inside = "/".join(parts[2:])
         self._revision = revision or "main"
         self._endpoint = environment.get("HF_ENDPOINT") or constants.ENDPOINT
-        self._token = environment.get("HF_TOKEN") or False
+        self._token = environment.get("HF_TOKEN", "").strip()
+        # Said without it: a library's error would show the whole Secret, and the pod's status, too.
+        if not (self._token.isascii() and self._token.isprintable()) or " " in self._token:
+            raise FetchError("HF_TOKEN must be a token: one line of letters, digits, signs")
         self._host = urlsplit(self._endpoint).netloc or self._endpoint
         self._commit = self._revision
         self._digests: dict[str, Digest] = {}
@@ -174,7 +179,9 @@ class HubSource:
             HTTPError: the hub refuses.
             FetchError: the answer is compressed, which would hide how large it is.
         """
-        headers = {**build_hf_headers(token=self._token), "Accept-Encoding": "identity", **more}
+        headers = {"User-Agent": AGENT, "Accept-Encoding": "identity", **more}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
         with self._client.stream("GET", url, headers=headers, params=query or None) as answer:
             if answer.status_code not in (200, 206):
                 # Status and headers say it; the rest is for people, and may be endless.

@@ -59,6 +59,7 @@ class Store:
     redirect: str | None = None  # where a hub's downloads lead
     pages_without_end: bool = False
     parts: bool = False  # a bucket's objects were uploaded in parts: their tags are no digests
+    asked: list[str] = field(default_factory=list)  # every path
     signatures: list[str] = field(default_factory=list)  # every Authorization header that came
     hold: threading.Event | None = None  # downloads wait for it
     downloading: threading.Event = field(default_factory=threading.Event)
@@ -79,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
     def parse_request(self) -> bool:
         """Note what came."""
         good = super().parse_request()
+        if good:
+            self.store.asked.append(self.path)
         if good and "Authorization" in self.headers:
             self.store.signatures.append(self.headers["Authorization"])
         return good

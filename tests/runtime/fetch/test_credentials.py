@@ -1,6 +1,7 @@
 """A token and a signature go to the hosts that are listed, whatever leads elsewhere."""
 
 import http.server
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,37 @@ def test_a_list_of_another_form(hub: Any, fetch: Any, tmp_path: Path, entry: str
     assert ran.code == 2
     assert "--credential-hosts must hold hosts as in" in ran.said
     assert entry in ran.said
+
+
+@pytest.mark.parametrize("secret", ["user: a\npassword: b", "a b", "ä", "a\0b"])
+def test_a_secret_that_is_no_token_is_not_shown(
+    hub: Any, fetch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str
+) -> None:
+    """The sentence ends up in the pod's status, which more people read than Secrets."""
+    monkeypatch.setattr("os.environ", os.environ.copy() | {"HF_TOKEN": secret})
+    ran = fetch("hf://org/name", "--to", tmp_path)
+
+    assert ran.code == 2
+    assert ran.said == (
+        "steelyard-runtime: fetch: HF_TOKEN must be a token: one line of letters, digits, signs\n"
+    )
+    assert hub.asked == []
+
+
+def test_a_line_end_after_a_token_is_none_of_it(
+    hub: Any, fetch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`echo` writes one into many Secrets."""
+    monkeypatch.setenv("HF_TOKEN", "hf_secret\n")
+
+    assert fetch("hf://org/name", "--to", tmp_path).code == 0
+    assert set(hub.signatures) == {"Bearer hf_secret"}
+
+
+def test_a_hub_is_asked_for_the_model_alone(hub: Any, fetch: Any, tmp_path: Path) -> None:
+    """Its library would first ask which programs it knows."""
+    assert fetch("hf://org/name", "--to", tmp_path).code == 0
+    assert {path.split("/org/name")[0] for path in hub.asked} == {"/api/models", ""}
 
 
 def test_a_redirect_takes_no_token_along(
