@@ -97,5 +97,6 @@ class Lanes:
                     job()
                 except Exception:
                     log.exception("work on a grammar failed")
+                del job  # An idle thread keeps no grammar alive.
 
         threading.Thread(target=work, name=name, daemon=True).start()

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,10 @@ def schema(text: str, field: str = "response_format") -> Grammar:
 
 def children(pid: int) -> list[int]:
     """Return the processes that a process has forked."""
-    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
     return [int(each) for each in listed]
 
 
@@ -149,7 +154,7 @@ def test_the_queue_of_new_grammars_is_bounded(
     rig = make_rig()
 
     def ask_for_many(client: str) -> None:
-        for index in range(4):
+        for index in range(64):
             bomb = json.dumps({"type": "integer", "multipleOf": 999_983 + 2 * index})
             rig.ask(f"{client}{index}", schema(bomb, field=client), client=client)
 
@@ -211,22 +216,48 @@ def test_a_trial_process_that_does_not_answer_is_replaced(
     assert isinstance(rig.state(Grammar("regex", "y+")), GrammarState)
 
 
-def test_the_trial_process_ends_with_its_parent(make_rig: Callable[[], Any]) -> None:
-    """Closing its socket, as the parent's end does, leaves neither it nor a trial behind."""
-    rig = make_rig()
-    rig.state(Grammar("json_object"))
-    pid = rig.service.trials.pid
-    rig.ask("bomb", schema(json.dumps({"type": "integer", "multipleOf": 999_961})))
-    wait_until(lambda: children(pid), "no trial")
-    trials = children(pid)
+PARENT = """
+import sys, time
+from pathlib import Path
+from steelyard_runtime.core.params import Grammar
+from steelyard_runtime.structured.matchers import GrammarVocabulary
+from steelyard_runtime.structured.service import GrammarService
 
-    rig.service.trials.close()
+text = Path(sys.argv[1]).read_text()
+service = GrammarService(lambda: GrammarVocabulary(text, 260, (256,)))
+service.request("bomb", Grammar("json_schema", sys.argv[2]), client="")
+while service.trials.pid is None:
+    time.sleep(0.005)
+print(service.trials.pid, flush=True)
+time.sleep(600)
+"""
 
-    def is_gone(each: int) -> bool:
-        stat = Path(f"/proc/{each}/stat")
-        return not stat.exists() or stat.read_text().rsplit(")", 1)[1].split()[0] == "Z"
 
+def test_the_trial_process_ends_with_its_parent(
+    tokenizer: Any, hostile: dict[str, str], tmp_path: Path
+) -> None:
+    """A parent that is killed leaves neither it nor a trial behind."""
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_str())
+    command = [sys.executable, "-c", PARENT, str(path), hostile["patterns"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        wait_until(lambda: is_gone(pid) or children(pid), "no trial")
+        trials = children(pid)
+        parent.kill()
+
+    assert trials
     wait_until(lambda: all(map(is_gone, [pid, *trials])), "a process is left")
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether a process has ended, reaped or not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return stat.rsplit(")", 1)[1].split()[0] == "Z"
 
 
 def test_a_vocabulary_that_cannot_be_read_refuses_grammars_alone(
