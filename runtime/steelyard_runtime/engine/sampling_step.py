@@ -4,6 +4,7 @@ Also collects the log probabilities of prompt positions while their chunks pass 
 sequence raises is that sequence's failure; the others get the tokens that they would have got.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from steelyard_runtime.core.batch import Scheduled, StepPlan
 from steelyard_runtime.engine.failure import Failure, Stage
 from steelyard_runtime.engine.request import LiveRequest
 from steelyard_runtime.errors import ENDS_PROCESS
+from steelyard_runtime.sampling.likeliest import NotFiniteLogitsError
 from steelyard_runtime.sampling.logprobs import token_logprobs
 from steelyard_runtime.sampling.sampler import Row, sample
 
@@ -125,4 +127,7 @@ def _collect_prompt_logprobs(request: LiveRequest, item: Scheduled, rows: Tensor
     following = sequence.tokens[len(collected) : min(first + len(rows), sequence.num_prompt_tokens)]
     if known >= 0 and following:
         count = sequence.params.prompt_logprobs or 0
-        collected += token_logprobs(rows[known : known + len(following)], following, count)
+        described = token_logprobs(rows[known : known + len(following)], following, count)
+        if any(math.isnan(each.logprob) for each in described):
+            raise NotFiniteLogitsError
+        collected += described

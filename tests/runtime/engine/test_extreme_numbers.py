@@ -153,6 +153,25 @@ def test_logits_that_are_not_finite_are_told(
     assert streams.engine._scheduler._prefixes.find(_same_prompt(block)) == []
 
 
+def test_logits_of_a_prompt_that_are_not_finite_are_told(
+    streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Log probabilities of the prompt are numbers, or the sequence ends with 500."""
+    model = streams.rig.assembly.runner.model
+    forward = model.forward
+
+    def damaged(batch: Any, pool: Any) -> Any:
+        logits = forward(batch, pool)
+        logits[-3:-1] = float("nan")  # the victim's rows are the last ones
+        return logits
+
+    monkeypatch.setattr(model, "forward", damaged)
+    streams.engine.add(victim("echoed", {"temperature": 0.0, "prompt_logprobs": 1}))
+    last = streams.rig.finish({"echoed"})["echoed"].last
+
+    assert (last.error_status, "not finite" in last.error) == (500, True)
+
+
 def _same_prompt(block_tokens: int) -> Any:
     from steelyard_runtime.core.sequence import Sequence
 
