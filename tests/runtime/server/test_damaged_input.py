@@ -20,7 +20,7 @@ from steelyard_runtime.testing.http_worker import Rig, running_worker
 pytestmark = pytest.mark.anyio
 
 JSON = {"content-type": "application/json"}
-CHANGES = 250
+CHANGES = 150
 SAMPLING: dict[str, Any] = {
     "model": "fake",
     "n": 1,
