@@ -11,6 +11,7 @@ from typing import Any
 from steelyard_operator.api import meta
 from steelyard_operator.api.crdgen import crd
 from steelyard_operator.api.maxima import LONGEST_KEY, MOST_TEXT
+from steelyard_operator.api.names import ENGINE_CONTAINER
 
 Schema = dict[str, Any]
 
@@ -36,8 +37,9 @@ def hostile_specs() -> list[dict[str, Any]]:
     for role in (everything["prefill"], everything["decode"]):
         role.pop("replicas")
         role["podTemplate"]["metadata"]["annotations"] = _many_texts(MOST_TEXT - 8192)
+        role["tensorParallel"] = 1  # the most that the engine serves
     engine = [{"name": f"V{n}", "value": text} for n, text in _many_texts(MOST_TEXT - 8192).items()]
-    everything["runtime"]["env"] = engine
+    everything["runtime"] |= {"env": engine, "backend": "Native"}
     most = {"replicas": 4096, "podTemplate": everything["prefill"]["podTemplate"]}
     return [*found, everything, _spec({"prefill": most, "decode": most})]
 
@@ -57,6 +59,8 @@ def _spec(change: dict[str, Any]) -> dict[str, Any]:
     }
     found: dict[str, Any] = _merged(small, change)
     for role in (found["prefill"], found["decode"]):
+        for container in role.get("podTemplate", {}).get("spec", {}).get("containers", [])[:1]:
+            container["name"] = ENGINE_CONTAINER
         if {"minReplicas", "maxReplicas", "initialReplicas"} & role.keys():
             role.update({"minReplicas": 0, "maxReplicas": 4096} | role)
     if "draft" in found.get("speculation", {}):
