@@ -30,9 +30,7 @@ GOOD = 10 if MANY > 100 else 3
 MOST_MEMORY_MIB = 400
 SETTLED_SECONDS = 120 if MANY > 500 else 10
 ROUNDS = 3
-# The last spec asks for 4,096 workers a role.
 SPECS = hostile_specs()
-GREEDY = 1 if len(SPECS) > MANY else len(SPECS) - 1
 
 
 class GoodServices:
