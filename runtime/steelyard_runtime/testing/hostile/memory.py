@@ -119,6 +119,10 @@ class Watch:
         if self._thread is not None:
             self._thread.join()
 
+    def pids(self) -> list[int]:
+        """Return all processes of the service now."""
+        return [pid for pids in self._found().values() for pid in pids]
+
     def reset(self) -> None:
         """Count peaks anew."""
         with self._lock:

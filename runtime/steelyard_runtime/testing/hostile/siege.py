@@ -18,6 +18,7 @@ from steelyard_runtime import parent_pipe
 from steelyard_runtime.testing.hostile import bodies
 from steelyard_runtime.testing.hostile.attacker import BEGUN, Attempted
 from steelyard_runtime.testing.hostile.attacks import ATTACKS
+from steelyard_runtime.testing.hostile.cores import busy_seconds, used_seconds
 from steelyard_runtime.testing.hostile.good_clients import (
     CITY,
     WEATHER,
@@ -139,18 +140,24 @@ def besiege(
     traffic = GoodTraffic(ground.routers, good_bodies(ground.text))
     probes = Probes(ground.probes)
     target = msgspec.json.encode(ground.target).decode()
+    attackers: list[int] = []
     watch.reset()
     watch.samples.clear()
     with _process(ground.folder / "stalls", "stalls"):
         traffic.start()
         probes.start()
         began = time.monotonic()
+        busy, ours = busy_seconds(), used_seconds([*watch.pids(), os.getpid()])
         with contextlib.ExitStack() as running:
             for name in attacks:
                 for client, log in enumerate(_logs(ground.folder, name)):
                     seeded = f"{seed} {client}"
-                    running.enter_context(_process(log, "attacker", name, seeded, target))
+                    attacker = _process(log, "attacker", name, seeded, target)
+                    attackers.append(running.enter_context(attacker))
             time.sleep(minutes * 60)
+            theirs = used_seconds(attackers)
+        busy = busy_seconds() - busy
+        ours = used_seconds([*watch.pids(), os.getpid()]) - ours
         ended = time.monotonic()
         time.sleep(AFTERMATH_SECONDS)
         probes.stop()
@@ -167,12 +174,20 @@ def besiege(
         changes=list(watch.changes),
         good_peaks=dict(good),
         peaks=dict(watch.peaks),
+        cpu_shares={
+            who: seconds / (ended - began) / len(os.sched_getaffinity(0))
+            for who, seconds in {
+                "service and good clients": ours,
+                "attackers": theirs,
+                "others": busy - ours - theirs,
+            }.items()
+        },
     )
 
 
 @contextlib.contextmanager
-def _process(log: Path, module: str, *arguments: str) -> Iterator[None]:
-    """Run a module of this package, its output in a file, for the time of the block."""
+def _process(log: Path, module: str, *arguments: str) -> Iterator[int]:
+    """Run a module of this package, its output in a file, for the block; yields its id."""
     read_end, write_end = os.pipe()
     with log.open("wb") as output, log.with_suffix(".errors").open("wb") as errors:
         process = subprocess.Popen(
@@ -185,7 +200,7 @@ def _process(log: Path, module: str, *arguments: str) -> Iterator[None]:
         )
     os.close(read_end)
     try:
-        yield
+        yield process.pid
         if process.poll() is not None:
             told = log.with_suffix(".errors").read_text()[-2000:]
             raise RuntimeError(f"{module} {' '.join(arguments[:1])} ended early: {told}")

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from steelyard_runtime.testing.hostile.attacker import Attempted
@@ -39,6 +39,7 @@ class Evidence:
     changes: Sequence[tuple[float, str]]
     good_peaks: Mapping[str, int]
     peaks: Mapping[str, int]
+    cpu_shares: Mapping[str, float] = field(default_factory=dict)  # of all cores, by who used them
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,7 @@ def figures(seen: Evidence) -> dict[str, Any]:
             "count": len(seen.stalls),
             "longest_seconds": round(max((each.seconds for each in seen.stalls), default=0), 2),
         },
+        "cpu_shares": {who: round(share, 2) for who, share in seen.cpu_shares.items()},
         "attacks": {
             name: _attack(attempts, minutes) for name, attempts in sorted(seen.attempts.items())
         },
