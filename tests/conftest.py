@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="checkpoint and transport of each service: {tiny,smollm2}-{tcp,nixl,nixl_over_tcp}",
     )
     group.addoption(
-        "--hostile-minutes", type=float, default=0.0, help="for how long hostile clients attack"
+        "--hostile-minutes", type=float, default=2.0, help="for how long hostile clients attack"
     )
     group.addoption("--hostile-attacks", help="some of the attacks, with commas; all if not given")
     group.addoption("--hostile-seed", type=int, help="of the attackers' choices; printed")
