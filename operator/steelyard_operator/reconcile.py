@@ -274,7 +274,7 @@ class Reconciler:
 
     def _live_router(self, owner: Owner) -> Mapping[str, Any] | None:
         found = self._parts.caches.children[DEPLOYMENT].of(owner.namespace, owner.name)
-        # One that nobody controls is taken over as it is: its workers know the key that it shows.
+        # One without a controller is taken over as it is: its workers know the key that it shows.
         ours = (None, owner.uid)
         return next((each.record.live for each in found if each.controller in ours), None)
 

@@ -31,7 +31,7 @@ class Failures:
         self._now = now
 
     async def tell_unreadable(self, raw: Raw, owner: Owner, said: str) -> None:
-        """Say what somebody must edit in a resource that cannot be read."""
+        """Say what has to be edited in a resource that cannot be read."""
         old = read_status(raw) or InferenceServiceStatus()
         generation = int(raw["metadata"]["generation"])
         made = unreadable(said, generation, old.conditions, self._whole_now())

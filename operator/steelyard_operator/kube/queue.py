@@ -18,8 +18,8 @@ from steelyard_operator.kube.metrics import QUEUE_DEPTH, QUEUE_SECONDS
 log = logging.getLogger(__name__)
 
 FOR_ALL = 4
-"""One worker in so many takes any key, the one that has waited longest; the others those that go
-first. A quarter of 16 makes some 40 new services a second."""
+"""One worker in this number takes the key that has waited longest, whatever it is; the others take
+those that go first. A quarter of 16 makes some 40 new services a second."""
 
 FIRST_BACK_OFF_SECONDS = 0.5
 LONGEST_BACK_OFF_SECONDS = 30.0

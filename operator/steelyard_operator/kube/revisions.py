@@ -3,7 +3,7 @@
 A template is stored before the first pod of its revision exists, and every pod is made from what is
 stored: an operator of another version, or a spec that has moved on, does not change it.
 
-What somebody else wrote is never a template: content carries a seal that takes the master key.
+What another author wrote is never a template: content carries a seal that takes the master key.
 Those of operators that knew no seal are believed where their service has pods of them and nothing
 sealed yet, which is once, right after the upgrade; they are sealed then.
 """
@@ -54,7 +54,7 @@ class Revisions:
         self._templates: OrderedDict[tuple[str, str], Raw] = OrderedDict()
 
     def of(self, owner: Owner) -> tuple[Revision, ...]:
-        """Return the revisions of a service; none that somebody else wrote."""
+        """Return the revisions of a service; none of another author."""
         return tuple(held.record for held in self._believed(owner))
 
     def _believed(self, owner: Owner) -> list[Held[Revision]]:
@@ -98,7 +98,7 @@ class Revisions:
         """Return the template of a revision.
 
         Raises:
-            NotFound: somebody deleted it, or wrote another in its place.
+            NotFound: it was deleted, or another was written in its place.
         """
         key = (owner.uid, hash)
         if key not in self._templates:

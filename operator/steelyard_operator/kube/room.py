@@ -19,11 +19,11 @@ GROWING = 256
 """Pods of a namespace in creation for which no service need serve: the scheduler places some 100 a
 second, and a node is better busy with a few models than with many."""
 FIRST, STARTING = 2, 1024
-"""Each service may have its first two in creation, until a namespace has so many."""
+"""Pods in creation: those that each service may begin with, until the namespace has the second."""
 COUNTED_SECONDS = 0.5
 """10,000 pods are counted in 3 ms."""
 LOOK_AGAIN_SECONDS = 30.0
-"""A service that waits is woken once there is room; this is in case that nobody tells."""
+"""A service that waits is woken once there is room; this is the fallback, in seconds."""
 
 
 class Room:

@@ -32,8 +32,8 @@ KEEP_ALIVE_SECONDS = 30.0
 # A serving worker tells nothing that is urgent: its count in the status may be this old.
 STEADY_SECONDS = 60.0
 FIRST_SILENCE_SECONDS, LONGEST_SILENCE_SECONDS = 1.0, 60.0
-# A worker that was silent before is given this long in a pass, and after so many silences no time;
-# one that is well needs less, and the next pass sees an answer that came in between.
+# A worker that was silent before is given this long in a pass, and after this number of silences
+# no time; one that is well needs less, and the next pass sees an answer that came in between.
 SILENT_WAIT_SECONDS, WAITED_SILENCES = 0.25, 2
 # An order to one that did not answer is sent again no sooner: each would hold its pass for 3 s.
 ORDER_AGAIN_SECONDS = 5.0

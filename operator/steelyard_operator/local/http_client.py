@@ -45,7 +45,7 @@ class Response:
             yield chunk
 
     async def _exactly(self, size: int) -> AsyncIterator[bytes]:
-        """Yield so many bytes in pieces: how many is the server's word alone."""
+        """Yield a body of this length in pieces; the length is the server's claim."""
         if size < 0:
             raise ValueError("the answer has a negative length")
         while size:

@@ -3,7 +3,7 @@
 A pod keeps its slot until it is gone from the API server, as it keeps its accelerator; unique names
 then bound the pods whatever a stale cache says. A pod from before a budget was set or lowered may
 have a number beyond it: for each such pod a slot stays free, the highest ones, so that stale caches
-agree on which. A budget may be far larger than what there is: slots are counted, never listed.
+agree on which. A budget may be far larger than the number of pods: slots are counted, never listed.
 """
 
 import itertools

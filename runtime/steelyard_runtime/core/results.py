@@ -40,6 +40,6 @@ class StepResults:
             self._counters.prompt_tokens += sequence.num_prompt_tokens
         appended = append_tokens(sequence, token_ids, self._eos_token_ids)
         self._counters.generation_tokens += appended
-        # Positions of rejected draft tokens hold KV that nobody may find.
+        # Positions of rejected draft tokens hold KV that must not be found.
         sequence.num_computed = min(end, sequence.num_tokens - bool(appended))
         self._prefixes.publish(sequence)

@@ -88,7 +88,7 @@ class GrammarRequests:
                 del self._live[request_id]
                 continue
             try:
-                # Once it was late, nobody waits for it any more.
+                # Once it was late, no step waits for it any more.
                 waits = not (live.grammar.is_slow or live.sequence.is_held)
                 left = max(0.0, ends_at - self._clock_seconds()) if waits else 0.0
                 live.sequence.is_held = not live.grammar.is_ready(left)

@@ -37,7 +37,7 @@ PAGES = 1000  # of 1,000 files each, unless an endless listing sends empty ones
 MD5_CHARACTERS = 32
 VERSION_CHARACTERS = 40
 ABSENT = frozenset(("404", "NoSuchKey", "NotFound"))
-# Credentials that a machine gives to whatever runs on it; nobody asked for them to be sent.
+# Credentials that a machine gives to whatever runs on it, without being asked by the service.
 AMBIENT = frozenset(("iam-role",))
 BUSY = frozenset((408, 429, 500, 502, 503, 504))
 CREDENTIALS = (

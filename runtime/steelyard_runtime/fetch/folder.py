@@ -99,7 +99,7 @@ class Folder:
         """Make a folder of the cache hold this version; the caller has the lock.
 
         What lies there is taken only if its content is what the source lists; another version of
-        this program, or somebody else who may write there, can have put it there.
+        this program, or another process that may write there, can have put it there.
 
         Returns:
             What each file hashes to, by path.

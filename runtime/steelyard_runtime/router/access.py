@@ -33,7 +33,7 @@ class Access:
         )
 
     def check_browser(self, request: web.BaseRequest) -> None:
-        """Refuse what a page of somebody else sends; with keys it cannot have one.
+        """Refuse what a foreign web page sends; with keys it cannot have one.
 
         Raises:
             RequestError: 403 or 415.

@@ -1,4 +1,4 @@
-"""What a browser may do that has a page of somebody else open, where no keys are configured.
+"""What a browser with a foreign web page open may do, where no keys are configured.
 
 A page can send a request anywhere, though it cannot read the answer: so its `Origin` must be ours.
 It cannot send JSON as such without asking first: so a body must say that it is JSON. And a name of

@@ -15,7 +15,7 @@ from typing import Protocol
 _RESERVED_DESCRIPTORS = 128
 _MOST_DESCRIPTORS = 65536
 _LATE_SECONDS = 0.5  # a body that is on its way for longer gives its place up, if no other does
-_EVICTED_SHARE = 16  # one of so many idle connections goes at once: a search for each is too dear
+_EVICTED_SHARE = 16  # this share of idle connections goes at once: a search for each is too dear
 
 # A client that has so much to read holds its stream's worker back (`client_stream.py`).
 CONGESTED_BYTES = 256 * 1024

@@ -222,7 +222,7 @@ def cache_salt(secret: str, owner: str, given: str) -> str:
     By those a worker tells one key's requests from another's, whatever salts the client gives.
 
     Args:
-        secret: what the workers' key is, so that nobody else can compute a salt; may be empty.
+        secret: what the workers' key is, so that no client can compute a salt; may be empty.
         owner: `ApiKey.cache_owner`.
         given: the client's own `cache_salt`, empty without one.
     """

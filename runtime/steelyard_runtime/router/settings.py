@@ -34,7 +34,7 @@ class RouterSettings:
     queue_timeout_seconds: float = 30.0
     # How long a request waits for a decode worker while a prefill worker could serve it.
     last_resort_seconds: float = 2.0
-    # A worker that is silent for so long on a request is probed. Without an answer it gets no new
+    # A worker that is silent for this long on a request is probed. Without an answer it gets no new
     # requests; it keeps those that it has for as long as the patience, unless it cannot be reached.
     stall_seconds: float = 5.0
     probe_timeout_seconds: float = 2.0

@@ -18,7 +18,7 @@ from steelyard_runtime.router.worker_connection import Answer, BadAnswerError
 
 _MOST_ERROR_BYTES = 1024**2
 NOT_THE_CLIENTS_FAULT = (401, 403, 407)
-_DIGITS = 4  # of `Retry-After`: nobody waits longer than hours
+_DIGITS = 4  # of `Retry-After`: no client waits longer than hours
 ENGINE_DEAD = "engine_dead"  # a worker's code for requests whose engine ended under them
 
 

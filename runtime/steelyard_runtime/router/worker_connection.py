@@ -14,7 +14,7 @@ from steelyard_runtime.errors import SteelyardError
 
 Sink = Callable[[bytes], None]
 
-# A worker's image may be somebody else's: what it may make us keep has bounds.
+# A worker's image is the service's choice: what it may make us keep has bounds.
 MOST_HEAD_BYTES = 256 * 1024
 MOST_ANSWER_BYTES = 64 * 1024**2
 
@@ -242,7 +242,7 @@ class WorkerConnection(asyncio.Protocol):
         """Take a header."""
         assert self._answer is not None
         if self._answer.status:
-            return  # A trailer: nobody asks for it.
+            return  # A trailer, which is not used.
         key = name.decode("latin-1").lower()
         self._answer.headers[key] = value.decode("latin-1")
         if key in ("content-length", "transfer-encoding"):

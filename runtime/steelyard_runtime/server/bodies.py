@@ -27,7 +27,7 @@ ModelType = TypeVar("ModelType", bound=RequestModel)
 # A client that gets its answer while it still sends sees a broken connection instead of the answer.
 DISCARD_SECONDS = 1.0
 SHOWN_CHARACTERS = 60
-# Validating so many bytes takes about 2 ms.
+# Validating this number of bytes takes about 2 ms.
 INLINE_BYTES = 16 * 1024
 # Bodies that are held at once, as a multiple of the longest that is allowed. Short ones do not
 # count, so that they are served while others send long ones slowly.

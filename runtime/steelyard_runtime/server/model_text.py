@@ -101,7 +101,7 @@ class ModelText:
                 self._max_characters,
             )
 
-        # A message takes about as long as so many bytes of text; tools may be large.
+        # A message takes about as long as this number of bytes of text; tools may be large.
         size = 64 * len(messages) + (INLINE_BYTES + 1 if tools else 0)
         return await self.templates.render(await self._threads.run(size, request))
 

@@ -36,7 +36,7 @@ class ServerSettings:
     def is_exposed(self) -> bool:
         """Whether other machines reach ports that no service token guards.
 
-        Then the admin port refuses everybody, and no KV moves.
+        Then the admin port refuses every request, and no KV moves.
         """
         return not self.service_token and not is_loopback(self.host)
 

@@ -29,7 +29,7 @@ from steelyard_runtime.tokenization.template_process import (
 
 COMMAND = (sys.executable, "-m", "steelyard_runtime.tokenization.template_process")
 START_SECONDS = 60.0
-# A conversation of so many bytes is rendered in a few milliseconds, also where a template looks at
+# A conversation of this length is rendered in a few milliseconds, also where a template looks at
 # all messages for each message.
 SHORT_BYTES = 32 * 1024
 

@@ -1,4 +1,4 @@
-"""Threads for work that would hold up the event loop, and with it everybody's streams.
+"""Threads for work that would hold up the event loop, and with it all streams.
 
 Small pieces of work never wait behind large ones: each kind has threads of its own, and the large
 ones run one at a time, so that what holds Python's lock is never several at once.

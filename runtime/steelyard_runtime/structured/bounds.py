@@ -50,7 +50,7 @@ SLOW_CPU_SECONDS = 0.02
 """What takes longer than this waits for the one thread that slow grammars share."""
 
 MANY_TOKENS = 2000
-"""So many tokens at once are slow, too (0.03 ms each): output that another worker made."""
+"""More tokens at once are slow, too (0.03 ms each): output that another worker made."""
 
 MASK_WAIT_SECONDS = 0.03
 """How long a step waits for masks; sequences whose mask is not there sit this step out."""

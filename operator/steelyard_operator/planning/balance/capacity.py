@@ -138,7 +138,7 @@ def _prefill_seconds(demand: Demand, capacity: Capacity) -> tuple[float, float]:
 
 
 def _erlang_c(count: int, load: float) -> float:
-    """Return the share of requests that wait where so many workers are busy for `load` of them."""
+    """Return the share of requests that wait where `load` of `count` workers are busy."""
     return next(islice(_erlang_c_of_each(load), count - 1, None))
 
 

@@ -12,7 +12,7 @@ Attempt = Callable[[Target, random.Random], str]
 
 @dataclass(frozen=True, slots=True)
 class Attack:
-    """One kind of harm: an attempt at most every so many seconds, one at a time a client."""
+    """One kind of harm: at most one attempt in an interval, one at a time for each client."""
 
     every_seconds: float
     make: Callable[[], Attempt]

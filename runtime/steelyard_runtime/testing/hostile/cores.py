@@ -1,4 +1,4 @@
-"""Who used the machine's cores: a run beside somebody else's work says little about gaps."""
+"""Who used the machine's cores: a run beside other work says little about gaps."""
 
 import contextlib
 import os

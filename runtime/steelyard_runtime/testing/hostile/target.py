@@ -43,7 +43,7 @@ class Target(msgspec.Struct, frozen=True):
 
 
 def connect(port: int, seconds: float = CONNECT_SECONDS) -> socket.socket:
-    """Return a connection whose calls wait at most so long.
+    """Return a connection whose calls have a time limit.
 
     Raises:
         OSError: there is none.

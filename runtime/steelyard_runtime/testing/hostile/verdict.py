@@ -20,7 +20,7 @@ FLAT_SHARE = 0.5
 FLAT_RATIO = 1.05
 FLAT_SLACK_BYTES = 16 * 1024 * 1024
 LONG_SECONDS = 600.0
-SUSPECT_SECONDS = 3.0  # an attempt that began so long before may be what broke a promise
+SUSPECT_SECONDS = 3.0  # an attempt that began within this time before may be what broke a promise
 SHOWN = 5  # breaches of one promise; the report has all
 MIB = 1024 * 1024
 
