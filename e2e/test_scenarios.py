@@ -96,7 +96,8 @@ def test_deleting_lets_streams_end(cluster: Cluster, service: Service, play: Pla
 
     def delete(world: World) -> None:
         world.victim("decode")
-        world.traffic.let_end()  # A new request to a service that is deleted is no failure of it.
+        world.traffic.let_end()  # A new request to a service that is deleted is no failure of it,
+        world.traffic.wait_begun()  # nor is one that no decode worker has begun.
         world.kubectl("delete", RESOURCE, service.name, "--timeout=120s", timeout=150)
 
         def gone() -> bool:

@@ -89,6 +89,7 @@ class Driver:
                 return
             record = Record(next(self._numbers), index % len(questions), time.time())
             self._open[record.number] = record
+            self._write_state()
             await ask(session, self._plan, record, salted=True, changed=self._write_state)
             del self._open[record.number]
             self.finished += 1
@@ -105,7 +106,9 @@ class Driver:
 
     def _write_state(self) -> None:
         begun = sum(record.first_seconds is not None for record in self._open.values())
-        state = {"begun": begun, "finished": self.finished, "failed": self.failed}
+        waiting = len(self._open) - begun
+        state = {"begun": begun, "waiting": waiting, "finished": self.finished}
+        state["failed"] = self.failed
         fresh = STATE.with_suffix(".new")
         fresh.write_text(json.dumps(state))
         fresh.replace(STATE)

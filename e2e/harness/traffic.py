@@ -104,6 +104,14 @@ class Traffic:
 
         wait_for("a driver that hears", told, seconds=60)
 
+    def wait_begun(self) -> None:
+        """Return once no stream waits for its first text any more, or all have ended."""
+
+        def begun() -> bool:
+            return self._over() or int(self.state()["waiting"]) == 0
+
+        wait_for("the first text of every stream", begun, seconds=120, poll=0.1)
+
     def finish(self) -> list[dict[str, Any]]:
         """Wait for the end of all streams and return what happened to each."""
         wait_for("the end of all streams", self._over, seconds=END_SECONDS)
